@@ -1,0 +1,87 @@
+# The commands of the study; `make` lists them. Knobs: STUDY (a file in params/) and PROFILE (a folder in profiles/).
+STUDY ?= paper
+PROFILE ?= local
+CORES ?=
+PYTHON3 ?= python3
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup data smoke reproduce reports publish lab test lint lock clean distclean unlock
+
+# An active conda environment that has what is needed is used as it is; else .venv, built on first use.
+CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
+ifeq ($(CONDA_READY),yes)
+BIN := $(CONDA_PREFIX)/bin
+READY :=
+else
+BIN := .venv/bin
+READY := .venv/.ready
+endif
+PYTHON := $(BIN)/python
+
+help:  ## list the targets
+	@echo 'Targets (knobs: STUDY=$(STUDY) PROFILE=$(PROFILE) CORES=all):'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## build .venv, every package checked against its hash (other targets do it when needed)
+	@echo 'ready: $(PYTHON)'
+
+data: $(READY)  ## fetch and check MNIST and Fashion-MNIST
+	@$(PYTHON) -m sqlib data
+
+smoke: $(READY)  ## make the small study on real images, in minutes: reports/smoke/index.html
+	@$(PYTHON) -m sqlib reproduce smoke $(if $(CORES),--cores $(CORES))
+
+reproduce: $(READY)  ## make everything of STUDY that is missing or out of date: reports/STUDY/index.html
+	@$(PYTHON) -m sqlib reproduce $(STUDY) --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+
+reports: $(READY)  ## make all pages of STUDY again from the results that are there; trains nothing
+	@$(PYTHON) -m sqlib reports $(STUDY)
+
+publish: $(READY)  ## copy the complete paper study to reports/reference, which is in git
+	@$(PYTHON) -m sqlib publish $(STUDY)
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	@$(PYTHON) -m jupyter lab --notebook-dir=notebooks
+
+test: $(READY)  ## run all tests, with the smoke study end to end (15 minutes at most on two cores)
+	@$(PYTHON) -m pytest
+
+lint: $(READY)  ## check style and formatting
+	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m ruff format --check
+
+lock: .venv/.uv  ## resolve the dependencies in pyproject.toml anew: requirements.lock
+	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra dev \
+	    --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
+
+clean:  ## remove the reports of all studies, but not the reference
+	@for folder in reports/*; do \
+	    case "$$folder" in reports/reference|'reports/*') ;; *) echo "removing $$folder"; rm -rf "$$folder";; esac; \
+	done
+
+distclean: clean  ## clean, and remove the data and .venv too
+	@for folder in data .venv; do \
+	    if [ -e "$$folder" ]; then echo "removing $$folder"; rm -rf "$$folder"; fi; \
+	done
+
+unlock: $(READY)  ## remove locks left by a killed run of STUDY (reproduce does so by itself)
+	@$(PYTHON) -m sqlib unlock $(STUDY)
+
+# .venv/.uv stands for a working installer, .venv/.ready for a complete environment: each is written last, so a
+# half-built .venv is built again.
+.venv/.uv: requirements-uv.txt
+	@$(PYTHON3) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and \
+	    "error: Python 3.11 to 3.13 is needed, %s is %d.%d: make PYTHON3=/path/to/python3.12" % (sys.executable, *v))'
+	@echo 'building .venv (once, about 90 s)'
+	@rm -rf .venv
+	@$(PYTHON3) -m venv .venv || { echo 'error: venv is missing (Debian: apt-get install python3-venv)' >&2; exit 1; }
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
+	@touch $@
+
+.venv/.ready: .venv/.uv requirements.lock pyproject.toml
+	@rm -f $@
+	@.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock requirements-uv.txt
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+	@touch $@

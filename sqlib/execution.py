@@ -1,0 +1,237 @@
+"""Executing a notebook as a job, with papermill, in a kernel of this very interpreter.
+
+papermill alone takes a killed kernel for a success, so a run counts only when no error came up *and* the files it owes
+are there and new (DESIGN.md, Traps).
+"""
+
+import ast
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlib.config import REPOSITORY, SqlibError, nearest
+from sqlib.runs import to_json, write_atomically
+
+
+def execute(
+    notebook: Path,
+    output: Path,
+    parameters: dict,
+    timeout: float,
+    required: Sequence[Path] = (),
+    threads: int = 1,
+) -> None:
+    """Executes `notebook` with `parameters` in `timeout` seconds at most, and keeps the executed notebook at `output`.
+
+    It runs in the notebook's own folder, on `threads` threads. Raises SqlibError (one line: the cell, its error, the
+    file to look at) when a cell raises, the kernel dies, the time is up, or a file of `required` was not written.
+    """
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    notebook, output, required = Path(notebook), Path(output), [Path(path) for path in required]
+    plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in parameters.items()}
+    parameters = json.loads(_json(plain))  # papermill would turn a tuple into a text
+    _check_parameters(notebook, parameters)
+    before = {path: _stamp(path) for path in required}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # The folder's name is short because the path of a socket has 107 characters at most.
+    scratch = Path(tempfile.mkdtemp(prefix="sqlib-"))
+    partial = scratch / "executed.ipynb"
+    manager, kernels = _kernel_manager(scratch, notebook.resolve().parent, threads)
+    timed_out, finished = threading.Event(), threading.Event()
+
+    def stop_kernels():
+        for kernel in kernels:
+            kernel.kill_now()
+
+    def time_is_up():
+        timed_out.set()
+        while not finished.wait(0.2):  # again and again: the kernel may just be starting
+            stop_kernels()
+
+    watchdog = threading.Timer(timeout, time_is_up)
+    watchdog.daemon = True
+    error = None
+    try:
+        watchdog.start()
+        with _terminable():
+            # Its last words about a dead kernel are said better by the SqlibError below.
+            logging.getLogger("papermill").setLevel(logging.CRITICAL)
+            papermill.execute_notebook(
+                str(notebook),
+                str(partial),
+                parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                autosave_cell_every=0,
+                kernel_manager_class=manager,
+                # The in-memory history of IPython: two kernels must not meet in one history file.
+                extra_arguments=["--HistoryManager.hist_file=:memory:", "--InteractiveShell.colors=nocolor"],
+            )
+    except PapermillExecutionError as raised:
+        error = (raised.ename, raised.evalue)
+    except Exception as raised:
+        error = ("KernelDied", "the kernel died (out of memory? killed?)")
+        if "died" not in str(raised).lower() and "dead" not in type(raised).__name__.lower():
+            error = (type(raised).__name__, str(raised))
+    finally:
+        finished.set()
+        watchdog.cancel()
+        stop_kernels()
+        executed = nbformat.read(partial, as_version=4) if partial.exists() else None
+        shutil.rmtree(scratch, ignore_errors=True)
+    if timed_out.is_set():
+        error = ("TimeLimit", f"stopped after {timeout:g} s, the time limit of this notebook")
+    missing = [str(path) for path in required if _stamp(path) in (None, before[path])]
+    where = ""
+    if executed is not None:
+        where = _tidy(executed, error, notebook, output)
+        write_atomically(output, (nbformat.writes(executed) + "\n").encode())
+    kept = f"; see {output}" if executed is not None else ""
+    if error is not None:
+        message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", f"{error[0]}: {error[1]}").split())
+        raise SqlibError(f"{notebook.name}: {where}{message}{kept}")
+    if missing:
+        raise SqlibError(f"{notebook.name}: ended without writing {', '.join(missing)}{kept}")
+
+
+def _check_parameters(notebook: Path, parameters: dict) -> None:
+    import nbformat
+
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except Exception as error:
+        raise SqlibError(f"{notebook}: not a readable notebook: {' '.join(str(error).split())}") from None
+    known = set()
+    for cell in cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            for node in ast.parse(cell.source).body:
+                targets = getattr(node, "targets", [getattr(node, "target", None)])
+                known |= {target.id for target in targets if isinstance(target, ast.Name)}
+    for name in parameters:
+        if name not in known:
+            raise SqlibError(f"{notebook.name}: unknown parameter '{name}'{nearest(name, sorted(known))}")
+
+
+def _kernel_manager(scratch: Path, folder: Path, threads: int):
+    """(a kernel manager class for one run, the list of its instances).
+
+    Its kernel is this interpreter whatever kernelspecs the user has, talks over sockets in `scratch` (ipykernel warns
+    of TCP), runs in `folder`, reads no IPython profile of the user, and ends by itself when this process does.
+    """
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    kernels = []
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    limit = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+    environment = {
+        **os.environ,
+        **limit,
+        "IPYTHONDIR": str(scratch / "ipython"),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+    command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+    class Manager(AsyncKernelManager):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self._kernel_spec = KernelSpec(argv=command, display_name="Python 3", language="python")
+            kernels.append(self)
+
+        @default("transport")
+        def _transport(self):
+            return "ipc"
+
+        @default("connection_file")
+        def _connection_file(self):
+            return str(scratch / "kernel.json")
+
+        async def _async_start_kernel(self, **kwargs):
+            await super()._async_start_kernel(**{**kwargs, "cwd": str(folder), "env": environment})
+
+        start_kernel = _async_start_kernel
+
+        def kill_now(self):
+            process = getattr(self.provisioner, "process", None)
+            if process is not None and process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # the kernel leads its process group
+
+    return Manager, kernels
+
+
+@contextmanager
+def _terminable():
+    """SIGTERM (how Snakemake and SLURM stop a job) ends the `with` block as an exception, so that it cleans up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, _frame):
+        raise SystemExit(128 + number)
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _stamp(path: Path) -> tuple | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _tidy(executed, error, notebook: Path, output: Path) -> str:
+    """Takes papermill's markers and machine paths out of an executed notebook; puts `error` on the cell that ran last.
+
+    Returns that cell's description ("cell 4 ('fit(run)'): "), or "" when no cell had started.
+    """
+    import nbformat
+
+    executed.cells = [c for c in executed.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
+    record = executed.metadata.setdefault("papermill", {})
+    record["input_path"], record["output_path"] = notebook.name, output.name
+    record["exception"] = error is not None
+    if error is None:
+        return ""
+    started = [
+        (i, cell)
+        for i, cell in enumerate(executed.cells)
+        if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")
+    ]
+    failed = [(i, cell) for i, cell in started if any(o.output_type == "error" for o in cell.outputs)]
+    if not started:
+        return ""
+    number, cell = (failed or started)[-1]
+    if not failed:
+        cell.outputs.append(
+            nbformat.v4.new_output("error", ename=error[0], evalue=error[1], traceback=[": ".join(error)])
+        )
+    lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
+    return f"cell {number + 1} ('{(lines or [''])[0].strip()[:60]}'): "
+
+
+def _json(parameters: dict) -> bytes:
+    try:
+        return to_json(parameters)
+    except (TypeError, ValueError) as error:
+        raise SqlibError(f"parameters: cannot be written as JSON: {error}") from None

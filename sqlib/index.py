@@ -1,0 +1,287 @@
+"""The index of a study: the question, the answer with its numbers, and the way to every page."""
+
+import base64
+from pathlib import Path
+
+from sqlib.config import NETWORK_LAYERS, Run, Study
+from sqlib.pages import check_size, render_page, table_html
+from sqlib.runs import collect, compare_page, read_result, write_atomically
+
+_MEASURES = {
+    # column of the table -> (metric, factor, format)
+    "test accuracy, %": ("test_accuracy", 100, "{:.2f}"),
+    "Gini index": ("gini", 1, "{:.3f}"),
+    "dead maps, %": ("dead_map_rate", 100, "{:.2f}"),
+    "faithfulness gap": ("faithfulness_gap", 1, "{:.3f}"),
+}
+
+
+def write_index(study: Study, reports_folder: Path) -> Path:
+    """Writes `<reports_folder>/index.html` from the results and pages that are there, and returns its path.
+
+    The question, the answer with its numbers, one figure, the headline tables, every page, the runs that are missing,
+    and where it all comes from. Works for a study of which nothing is finished yet.
+    """
+    reports = Path(reports_folder)
+    results = collect(study, reports)
+    if "faithfulness_gap" not in results:
+        results["faithfulness_gap"] = results["random_auc"] - results["deletion_auc"]
+    groups = [
+        (_group_title(study, dataset, network), dataset, network, _of(results, dataset, network))
+        for dataset in study.datasets
+        for network in study.networks
+    ]
+    provenances = [read_result(run.folder(reports))["provenance"] for run in study.runs() if _finished(run, reports)]
+    pages = _study_pages(study, reports)
+    page = render_page(
+        "index.html.j2",
+        title=study.title,
+        heading=study.title,
+        description=f"Study {study.name}: accuracy and saliency of quantised networks.",
+        crumbs=[],
+        facts=_index_facts(study, provenances),
+        parameters={},
+        previous=None,
+        next=pages[0] if pages else None,
+        study=study,
+        finished=len(results),
+        total=len(study.runs()),
+        small=study.training.images < 55_000,
+        answers=[answer for title, _, network, rows in groups if (answer := _answer(study, network, title, rows))],
+        hero=_hero(study, reports),
+        tables=[
+            _headline(study, title, dataset, network, rows) for title, dataset, network, rows in groups if len(rows)
+        ],
+        pages=pages,
+        grids=[_run_grid(study, title, dataset, network, reports, results) for title, dataset, network, _ in groups],
+        missing=_missing(study, reports),
+        command=f"make reproduce STUDY={study.name}",
+        has_heading=True,
+    )
+    index = reports / "index.html"
+    write_atomically(index, page.encode())
+    check_size(index)
+    return index
+
+
+def _finished(run: Run, reports: Path) -> bool:
+    return (run.folder(reports) / "result.json").exists()
+
+
+def dataset_title(name: str) -> str:
+    """The name of a data set as its makers write it."""
+    return {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}.get(name, name)
+
+
+def training_title(name: str) -> str:
+    """`saliency_guided` as readers write it."""
+    return name.replace("_", "-")
+
+
+def _group_title(study: Study, dataset: str, network: str) -> str:
+    return dataset_title(dataset) + (f", {network}" if len(study.networks) > 1 else "")
+
+
+def _of(results, dataset: str, network: str, setup: str | None = None, training: str | None = None):
+    chosen = (results["dataset"] == dataset) & (results["network"] == network)
+    if setup is not None:
+        chosen &= (results["setup"] == setup) & (results["training"] == training)
+    return results[chosen]
+
+
+def _spread(values, factor: float, form: str) -> str:
+    """'mean ± standard deviation' over the runs that have the value; no ± for a single one."""
+    values = values.dropna() * factor
+    if not len(values):
+        return "–"
+    mean = form.format(values.mean())
+    return f"{mean} ± {form.format(values.std())}" if len(values) > 1 else mean
+
+
+def _answer(study: Study, network: str, title: str, rows) -> dict[str, str] | None:
+    """What the fewest bits do to accuracy and clarity against float, standard training: paired over seeds."""
+    floats = [setup for setup in study.setups if setup.is_float]
+    quantised = [setup for setup in study.setups if not setup.is_float]
+    if not floats or not quantised or not len(rows):
+        return None
+    reference = floats[0]
+    lowest = min(quantised, key=lambda setup: sum(sum(setup.bits(layer, network)) for layer in NETWORK_LAYERS[network]))
+
+    def by_seed(setup: str, training: str):
+        return rows[(rows["setup"] == setup) & (rows["training"] == training)].set_index("seed")
+
+    before, after = by_seed(reference.name, "standard"), by_seed(lowest.name, "standard")
+    seeds = before.index.intersection(after.index)
+    if not len(seeds):
+        return None
+    parts = {}
+    for key, column in (("accuracy", "test accuracy, %"), ("gini", "Gini index")):
+        metric, factor, form = _MEASURES[column]
+        change = (after.loc[seeds, metric] - before.loc[seeds, metric]).dropna() * factor
+        parts[f"{key}_before"] = form.format(before.loc[seeds, metric].mean() * factor)
+        parts[f"{key}_after"] = form.format(after.loc[seeds, metric].mean() * factor)
+        parts[f"{key}_change"] = _signed(change, form)
+    guided = by_seed(lowest.name, "saliency_guided")
+    seeds_guided = after.index.intersection(guided.index)
+    if len(seeds_guided):
+        for key, column in (("accuracy", "test accuracy, %"), ("gini", "Gini index")):
+            metric, factor, form = _MEASURES[column]
+            change = (guided.loc[seeds_guided, metric] - after.loc[seeds_guided, metric]).dropna() * factor
+            parts[f"guided_{key}"] = _signed(change, form)
+    return {
+        "title": title,
+        "before": reference.name,
+        "after": lowest.name,
+        "after_title": lowest.title,
+        "seeds": f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed, so no spread can be given",
+        **parts,
+    }
+
+
+def _signed(change, form: str) -> str:
+    if not len(change):
+        return "an unknown amount"
+    mean = form.replace("{:", "{:+").format(change.mean())
+    mean = mean.replace("-", "−") if float(mean) else form.format(0)
+    return f"{mean} ± {form.format(change.std())}" if len(change) > 1 else mean
+
+
+def _headline(study: Study, title: str, dataset: str, network: str, rows):
+    import pandas
+    from markupsafe import Markup
+
+    lines = []
+    for setup in study.setups:
+        for training in study.trainings:
+            runs = _of(rows, dataset, network, setup.name, training)
+            if len(runs):
+                values = {column: _spread(runs[metric], *how) for column, (metric, *how) in _MEASURES.items()}
+                lines.append({"setup": setup.name, "training": training_title(training), **values, "runs": len(runs)})
+    frame = pandas.DataFrame(lines).set_index(["setup", "training"])
+    several = len(study.seeds) > 1
+    caption = f"{title}: accuracy and saliency on the test images" + (
+        "; mean ± standard deviation over seeds." * several
+    )
+    return Markup(table_html(frame, f"headline_{dataset}_{network}", caption or "", dict.fromkeys(_MEASURES, "{}")))
+
+
+def _run_grid(study: Study, title: str, dataset: str, network: str, reports: Path, results):
+    """The table of a data set's runs: one line a combination, a link for each seed's page and for its saliency page."""
+    import pandas
+    from markupsafe import Markup, escape
+
+    def link(run: Run, page: str, text: str, label: str):
+        path = run.folder(reports) / page
+        if not path.exists():
+            return text if _finished(run, reports) and page == "train.html" else "–"
+        address = path.relative_to(reports).as_posix()
+        # The label starts with the text that is seen, so that a voice user can say it.
+        return Markup(f'<a href="{escape(address)}" aria-label="{escape(f"{text}, {label}")}">{escape(text)}</a>')
+
+    lines = []
+    for setup in study.setups:
+        for training in study.trainings:
+            runs = [Run.make(study, dataset, network, setup.name, training, seed) for seed in study.seeds]
+            what = f"{title} {setup.name} {training_title(training)}"
+            line = {"setup": setup.name, "training": training_title(training)}
+            for run in runs:
+                accuracy = _of(results, dataset, network, setup.name, training).set_index("seed")["test_accuracy"]
+                text = f"{accuracy[run.seed] * 100:.2f} %" if run.seed in accuracy.index else "not finished"
+                line[f"seed {run.seed}"] = link(run, "train.html", text, f"training of {what} seed {run.seed}")
+            for run in runs:
+                if (run.folder(reports) / "saliency.html").exists():
+                    line["saliency maps"] = link(
+                        run, "saliency.html", f"maps of seed {run.seed}", f"saliency of {what}"
+                    )
+                    break
+            lines.append(line)
+    frame = pandas.DataFrame(lines).set_index(["setup", "training"])
+    caption = f"{title}: the page of each run, by its test accuracy."
+    return Markup(table_html(frame, f"runs_{dataset}_{network}", caption))
+
+
+def _study_pages(study: Study, reports: Path) -> list[tuple[str, str]]:
+    names = [(f"The data: {dataset_title(name)}", f"data_{name}.html") for name in study.datasets]
+    names += [
+        (f"Comparison: {_group_title(study, dataset, network)}", f"{compare_page(study, dataset, network)}.html")
+        for dataset in study.datasets
+        for network in study.networks
+    ]
+    names += [("All tables", "tables.html")]
+    return [(text, name) for text, name in names if (reports / name).exists()]
+
+
+def _hero(study: Study, reports: Path) -> dict[str, object] | None:
+    """The figure that carries the answer, as `sqlib.notebook.figure` left it: its words are inside the PNG."""
+    from PIL import Image
+
+    figures = reports / "figures"
+    names = [path.name for path in sorted(figures.glob("hero_*.png"))]
+    names += [f"compare_{dataset}_maps.png" for dataset in study.datasets]
+    for path in (figures / name for name in names):
+        if path.exists():
+            with Image.open(path) as image:
+                image.load()
+                words, size = image.text, image.size
+            return {
+                "data": base64.b64encode(path.read_bytes()).decode(),
+                "alt": words.get("Description", "Saliency maps of the same images under every setup"),
+                "caption": words.get("Title", ""),
+                "width": size[0],
+                "height": size[1],
+            }
+    return None
+
+
+def _missing(study: Study, reports: Path) -> list[dict]:
+    """Runs without a result: what is known of each, and the files to look at."""
+    import nbformat
+
+    missing = []
+    for run in study.runs():
+        if _finished(run, reports):
+            continue
+        folder = run.folder(reports)
+        executed, error = folder / "notebook.ipynb", "not run yet"
+        if executed.exists():
+            error = "stopped before its end"
+            try:
+                outputs = [o for cell in nbformat.read(executed, as_version=4).cells for o in cell.get("outputs", [])]
+            except Exception:
+                outputs = []
+            for output in outputs:
+                if output.output_type == "error":
+                    error = f"{output.ename}: {output.evalue}"
+        logs = [path for path in (reports / "logs" / run.id / "train.log", executed) if path.exists()]
+        addresses = [path.relative_to(reports).as_posix() for path in logs]
+        missing.append({"id": run.id, "error": " ".join(error.split()), "logs": addresses})
+    return missing
+
+
+def _index_facts(study: Study, provenances: list[dict]) -> dict[str, str]:
+    """Where the results come from, over all finished runs."""
+
+    def distinct(values) -> str:
+        return ", ".join(sorted({str(value) for value in values if value})) or "unknown"
+
+    facts = {"Study": f"{study.name} (params/{study.name}.yaml)", "Run it again": f"make reproduce STUDY={study.name}"}
+    if not provenances:
+        return {**facts, "Results": "none yet"}
+    revisions = []
+    for provenance in provenances:
+        git = provenance.get("git") or {}
+        if git.get("revision"):
+            revisions.append(git["revision"][:12] + (" with uncommitted changes" if git.get("dirty") else ""))
+    started = [p["started"] for p in provenances if p.get("started")]
+    ended = [p["ended"] for p in provenances if p.get("ended")]
+    if started and ended:
+        facts["Trained"] = f"{min(started)} to {max(ended)}"
+    seconds = sum(p.get("seconds") or 0 for p in provenances)
+    return {
+        **facts,
+        "Time of all runs": f"{seconds / 60:.0f} minutes, one after the other",
+        "Machine": distinct(f"{p.get('cpu')}, {p.get('cores')} cores, {p.get('platform')}" for p in provenances),
+        "Revision": distinct(revisions),
+        "Python": distinct(p.get("python") for p in provenances),
+        "PyTorch": distinct((p.get("packages") or {}).get("torch") for p in provenances),
+    }

@@ -1,0 +1,188 @@
+"""What notebooks call to show and to save things: figure, table, prose, finish.
+
+Everything shown is plain HTML or Markdown, so that `sqlib.pages` keeps alt texts, captions and headers.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from sqlib.config import SqlibError
+from sqlib.execution import execute
+from sqlib.index import write_index
+from sqlib.pages import flat_table, render, table_cells, table_html
+from sqlib.runs import to_json, write_atomically
+
+__all__ = ["execute", "figure", "figures_to", "finish", "prose", "render", "table", "tables_to", "write_index"]
+
+_folders: dict[str, Path | None] = {"figures": None, "tables": None}
+
+
+def figures_to(folder: str | Path | None) -> None:
+    """From here on `figure` also writes its files to `folder` (None: nowhere)."""
+    _folders["figures"] = None if folder is None else Path(folder)
+
+
+def tables_to(folder: str | Path | None) -> None:
+    """From here on `table` also writes its files to `folder` (None: nowhere)."""
+    _folders["tables"] = None if folder is None else Path(folder)
+
+
+def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = None) -> None:
+    """Shows a matplotlib figure as <figure> with its caption and closes it.
+
+    `alt` states the finding for those who cannot see it. With `folder` (or after `figures_to`) the figure is also
+    written there as `<name>.png`, `.svg` and `.pdf`, the same bytes each time.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import HTML, display
+
+    _check_name(name)
+    if not alt.strip() or not caption.strip():
+        raise SqlibError(f"figure '{name}': caption and alt text are both needed")
+    image = _png(fig, caption, alt)
+    folder = _folders["figures"] if folder is None else Path(folder)
+    if folder is not None:
+        write_atomically(folder / f"{name}.png", image)
+        for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+            buffer = io.BytesIO()
+            with plt.rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
+                fig.savefig(buffer, format=kind, metadata=metadata, bbox_inches="tight", facecolor="white")
+            write_atomically(folder / f"{name}.{kind}", buffer.getvalue())
+    plt.close(fig)
+    width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
+    shown = round(width * 96 / _dpi(fig))
+    display(
+        HTML(
+            f'<figure id="{html.escape(name)}"><img alt="{html.escape(alt)}" width="{shown}" '
+            f'height="{round(height * shown / width)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        )
+    )
+
+
+def table(
+    df,
+    name: str,
+    caption: str,
+    formats: Mapping[str, str | Callable] | None = None,
+    note: str | None = None,
+    folder: str | Path | None = None,
+) -> None:
+    """Shows a DataFrame as an accessible HTML table: caption, scoped headers, numbers to the right, values escaped.
+
+    An index that is not just 0, 1, 2... becomes the row headers, otherwise the first column does. `formats` maps a
+    column to a format string ("{:.1f}") or function. With `folder` (or after `tables_to`) it also writes `<name>.csv`
+    (all digits), `.md` and `.tex` (booktabs) there.
+    """
+    from IPython.display import HTML, display
+
+    _check_name(name)
+    display(HTML(table_html(df, name, caption, formats, note)))
+    folder = _folders["tables"] if folder is None else Path(folder)
+    if folder is not None:
+        header, rows, _, numeric = table_cells(df, formats)
+        write_atomically(folder / f"{name}.csv", flat_table(df)[0].to_csv(index=False, lineterminator="\n").encode())
+        write_atomically(folder / f"{name}.md", _markdown_table(header, rows, numeric, caption, note).encode())
+        tex = _latex_table(header, rows, numeric, caption, note, name)
+        write_atomically(folder / f"{name}.tex", tex.encode())
+
+
+def prose(markdown: str) -> None:
+    """Shows text computed by the notebook, in Markdown: numbers in it come from the results.
+
+    Of HTML only bare <sub>, <sup>, <br>, <em>, <strong>, <b>, <i> and <code> count; anything else appears as text.
+    """
+    from IPython.display import Markdown, display
+
+    display(Markdown(re.sub(r"<(?!/?(?:sub|sup|br|em|strong|b|i|code)\s*/?>)", "&lt;", markdown)))
+
+
+def finish(result_file: str | Path | None, result: dict) -> None:
+    """Writes `result` as JSON, the last act of a notebook and its proof of success (None: does nothing)."""
+    if result_file is not None:
+        try:
+            content = to_json(result)
+        except (TypeError, ValueError) as error:
+            raise SqlibError(f"{result_file}: cannot be written as JSON: {error}") from None
+        write_atomically(Path(result_file), content)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise SqlibError(f"name '{name}': a letter, then letters, digits, '_' and '-' (it names a file and an anchor)")
+
+
+def _dpi(fig) -> float:
+    # 1,200 pixels across, but for very small and very wide figures.
+    return min(200.0, max(100.0, 1200 / fig.get_figwidth()))
+
+
+def _png(fig, caption: str, alt: str) -> bytes:
+    """The figure as PNG on white, its words inside; with 256 colours where nobody sees it and it saves 30%."""
+    import numpy as np
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=_dpi(fig), bbox_inches="tight", facecolor="white")
+    image = Image.open(buffer).convert("RGB")
+    few = image.quantize(256, dither=Image.Dither.NONE)
+    error = np.abs(np.asarray(image, np.int16) - np.asarray(few.convert("RGB"), np.int16))
+    words = PngInfo()
+    words.add_itxt("Title", caption)
+    words.add_itxt("Description", alt)
+    full, small = io.BytesIO(), io.BytesIO()
+    image.save(full, "png", optimize=True, pnginfo=words)
+    few.save(small, "png", optimize=True, pnginfo=words)
+    alike = error.mean() < 1 and np.quantile(error, 0.999) <= 16
+    return small.getvalue() if alike and small.tell() < 0.7 * full.tell() else full.getvalue()
+
+
+def _markdown_table(header, rows, numeric, caption, note) -> str:
+    def line(cells):
+        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    rule = "| " + " | ".join("---:" if n else ":---" for n in numeric) + " |"
+    return "\n".join([f"**{caption}**", "", line(header), rule, *map(line, rows), *(["", note] if note else [])]) + "\n"
+
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "×": r"$\times$",
+    "–": "--",
+}
+
+
+def _latex_table(header, rows, numeric, caption, note, name) -> str:
+    def text(value):
+        return "".join(_LATEX.get(character, character) for character in str(value))
+
+    def line(cells):
+        return "  " + " & ".join(map(text, cells)) + r" \\"
+
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering",
+            f"  \\caption{{{text(caption)}}}",
+            f"  \\label{{tab:{name}}}",
+            f"  \\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}",
+            r"  \toprule",
+            line(header),
+            r"  \midrule",
+            *map(line, rows),
+            r"  \bottomrule",
+            r"  \end{tabular}",
+            *([rf"  \par\smallskip\footnotesize {text(note)}"] if note else []),
+            r"\end{table}",
+            "",
+        ]
+    )

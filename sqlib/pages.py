@@ -1,0 +1,224 @@
+"""Pages: executed notebooks and tables as HTML that opens anywhere, with no script and nothing remote."""
+
+import ast
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from sqlib.config import REPOSITORY, SqlibError, nearest
+from sqlib.runs import write_atomically
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGE_LIMIT = 600_000
+"""The largest page in bytes, images included (DESIGN.md)."""
+
+# Outputs that need a script to be seen.
+_DROPPED = {"application/vnd.jupyter.widget-view+json", "application/javascript", "text/vnd.mermaid"}
+
+
+def render(
+    notebook: Path,
+    html: Path,
+    title: str,
+    crumbs: Sequence[tuple[str, str | None]] = (),
+    facts: Mapping[str, object] | None = None,
+    previous: tuple[str, str] | None = None,
+    next: tuple[str, str] | None = None,
+) -> None:
+    """Writes the executed `notebook` as the page `html`.
+
+    `title` becomes <title>; the first heading of the notebook is the page's own. `crumbs`, `previous` and `next` are
+    (text, relative address), a crumb without address is this page. `facts` stands at the end: which run, the command to
+    run it again, when, on what. A failed run's page shows its traceback. Raises SqlibError for an unreadable notebook.
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    notebook = Path(notebook)
+    try:
+        content = nbformat.read(notebook, as_version=4)
+    except Exception as error:
+        raise SqlibError(f"{notebook}: not a readable notebook: {' '.join(str(error).split())}") from None
+    parameters = take_parameters(content)
+    failed = False
+    for cell in content.cells:
+        for output in cell.get("outputs", []):
+            failed |= output.output_type == "error"
+        if cell.cell_type == "code":
+            cell.outputs = _joined([o for o in cell.outputs if _shown(o)])
+    exporter = HTMLExporter(
+        template_name="cells",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_anchor_links=True,
+        mermaid_js_url="",
+    )
+    body, _ = exporter.from_notebook_node(content, resources={"failed": failed})
+    page = render_page(
+        "page.html.j2",
+        title=title,
+        crumbs=crumbs,
+        facts=facts or {},
+        parameters=parameters,
+        previous=previous,
+        next=next,
+        body=body,
+        has_heading=re.search(r"<h1\b", body) is not None,
+    )
+    write_atomically(Path(html), page.encode())
+    check_size(html)
+
+
+def render_page(template: str, body: str = "", **values) -> str:
+    """A page from `template`; every value is escaped but `body`, which is HTML already."""
+    from markupsafe import Markup
+
+    made = _environment().get_template(template)
+    return made.render(body=Markup(body), style=Markup(_stylesheet()), **values)
+
+
+def check_size(page: Path, limit: int = PAGE_LIMIT) -> int:
+    """The size of a page in bytes, with a warning when it is over the limit."""
+    size = Path(page).stat().st_size
+    if size > limit:
+        warnings.warn(f"{page}: {size / 1000:,.0f} kB, more than the {limit / 1000:,.0f} kB of a page", stacklevel=2)
+    return size
+
+
+def take_parameters(content) -> dict[str, str]:
+    """Takes the cells with parameters out of a notebook; returns name -> value as Python writes it, paths shortened."""
+    found: dict[str, str] = {}
+    kept = []
+    for cell in content.cells:
+        if not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+            kept.append(cell)
+            continue
+        for node in ast.parse(cell.source).body:
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+                target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+                found[ast.unparse(target)] = ast.unparse(node.value).replace(f"{REPOSITORY}/", "")
+    content.cells = kept
+    return found
+
+
+def _shown(output) -> bool:
+    # A widget's or a figure's text form ("IntSlider(value=3)", "<Figure size ...>") says nothing to a reader.
+    data = output.get("data")
+    if data is None:
+        return True
+    text_only = set(data) == {"text/plain"}
+    return not set(data) & _DROPPED and not (text_only and "".join(data["text/plain"]).startswith("<Figure size"))
+
+
+def _joined(outputs: list) -> list:
+    # Streams arrive in pieces; a page shows one block for each run of pieces.
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == "stream" == last.output_type and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+@cache
+def _environment():
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _stylesheet() -> str:
+    text = re.sub(r"/\*.*?\*/", "", (TEMPLATES / "style.css").read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def table_html(df, name: str, caption: str, formats=None, note: str | None = None) -> str:
+    """The HTML of `table`. A value with `__html__` (markupsafe.Markup, a link say) stands as it is."""
+    from markupsafe import escape
+
+    header, rows, heads, numeric = table_cells(df, formats)
+    kind = [' class="n"' if n else "" for n in numeric]
+    head = "".join(f'<th scope="col"{k}>{escape(text)}</th>' for text, k in zip(header, kind, strict=True))
+    body = []
+    for row in rows:
+        cells = []
+        for i, (value, k) in enumerate(zip(row, kind, strict=True)):
+            tag, end = (f'th scope="row"{k}', "th") if i < heads else (f"td{k}", "td")
+            cells.append(f"<{tag}>{escape(value)}</{end}>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    below = f'<p class="note">{escape(note)}</p>' if note else ""
+    # A region that scrolls must be reachable by keyboard, and so needs a name.
+    return (
+        f'<div class="table" id="{escape(name)}" role="region" tabindex="0" aria-label="{escape(caption)}">'
+        f"<table><caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table>{below}</div>"
+    )
+
+
+def flat_table(df):
+    """(the frame with its row headers as ordinary leading columns, how many of those there are)."""
+    import pandas as pd
+
+    plain = isinstance(df.index, pd.RangeIndex) and df.index.name is None
+    flat = df if plain else df.reset_index(names=[n or "" for n in df.index.names])
+    if isinstance(flat.columns, pd.MultiIndex):
+        flat = flat.set_axis([", ".join(str(p) for p in column if str(p)) for column in flat.columns], axis=1)
+    return flat, 1 if plain else df.index.nlevels
+
+
+def table_cells(df, formats):
+    """(header, rows of formatted values, number of leading header columns, whether each column is numeric)."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    flat, heads = flat_table(df)
+    formats = dict(formats or {})
+    header = [str(column) for column in flat.columns]
+    for key in formats:
+        if str(key) not in header:
+            raise SqlibError(f"formats: no column '{key}'{nearest(key, header)}")
+    rows = [
+        [_text(value, formats.get(column)) for column, value in zip(flat.columns, row, strict=True)]
+        for row in flat.itertuples(index=False, name=None)
+    ]
+    numeric = []
+    for i, column in enumerate(flat.columns):
+        dtype = flat.iloc[:, i].dtype
+        numbers = [re.match(r"[−+-]?\d|–$", str(row[i])) is not None for row in rows]
+        numeric.append(
+            (is_numeric_dtype(dtype) and not is_bool_dtype(dtype))
+            or (column in formats and bool(rows) and all(numbers))
+        )
+    return header, rows, heads, numeric
+
+
+def _text(value, form):
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    if missing:
+        return "–"
+    if callable(form):
+        return form(value)
+    if form is not None:
+        return form.format(value)
+    if hasattr(value, "__html__"):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value)

@@ -1,0 +1,754 @@
+"""The study's figures: functions that take data and return a matplotlib Figure, and show nothing.
+
+A setup has the same colour and marker in every figure (`setup_style`); standard training is drawn open or dashed,
+saliency-guided training filled or solid. Figures are 8 inches wide with 10 point text, a page's width.
+"""
+
+import functools
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sqlib.config import SqlibError, Study, load_study
+from sqlib.metrics import DEAD_BELOW, spearman, ssim, top_iou
+from sqlib.runs import collect, read_json, reports_root
+from sqlib.saliency import saliency_map
+
+if TYPE_CHECKING:
+    import pandas
+
+WIDTH = 8.0
+"""Width of a figure in inches."""
+MAP_COLOURS = "magma_r"
+INK, FAINT = "#1a1a1a", "#767676"
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 7,
+    "axes.axisbelow": True,
+}
+
+
+class SetupStyle(NamedTuple):
+    """How a setup is drawn; `text` is its colour dark enough for words on white."""
+
+    colour: str
+    marker: str
+
+    @property
+    def text(self) -> tuple[float, float, float]:
+        return readable(self.colour)
+
+
+# The colours of Okabe and Ito (2008), which people with any colour vision can tell apart, without the yellow, and a grey.
+SETUP_STYLE = {
+    "fp32": SetupStyle("#000000", "o"),
+    "w8a8": SetupStyle("#999999", "P"),
+    "w4a4": SetupStyle("#0072B2", "s"),
+    "mixed": SetupStyle("#009E73", "^"),
+    "w2a2": SetupStyle("#D55E00", "D"),
+    "w3a3": SetupStyle("#E69F00", "v"),
+    "w4a2": SetupStyle("#56B4E9", "<"),
+    "w2a4": SetupStyle("#CC79A7", ">"),
+}
+_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#009E73", "#D55E00", "#0072B2")
+_MARKERS = ("X", "p", "h", "8", "d", "*", "P")
+
+TRAINING_TITLES = {"standard": "standard", "saliency_guided": "saliency-guided"}
+
+QUALITIES = {
+    "gini": "Gini index of the map (higher: sparser)",
+    "entropy": "entropy of the map (lower: clearer)",
+    "total_variation": "total variation of the map (lower: smoother)",
+    "foreground_lift": "foreground lift (1: chance; higher: on the object)",
+    "dead_map_rate": "dead maps (share of images)",
+    "faithfulness_gap": "faithfulness gap (0: no better than random)",
+    "deletion_auc": "deletion AUC (lower: more faithful)",
+    "test_accuracy": "test accuracy",
+    "val_accuracy": "validation accuracy",
+}
+PERCENT = ("test_accuracy", "val_accuracy", "dead_map_rate")
+
+
+def setup_style(setups: Sequence) -> dict[str, SetupStyle]:
+    """Style of each setup (names or `Setup`s), in their order. A name without a style of its own gets one from its
+    letters, so it looks the same in every figure; among these setups no two look alike while there are enough styles."""
+    names = [getattr(setup, "name", setup) for setup in setups]
+    styles = {name: SETUP_STYLE[name] for name in names if name in SETUP_STYLE}
+    choices = len(_COLOURS) * len(_MARKERS)
+    for name in names:
+        start = zlib.crc32(name.encode())
+        for step in range(choices if name not in styles else 0):
+            at = (start + step) % choices
+            style = SetupStyle(_COLOURS[at % len(_COLOURS)], _MARKERS[at // len(_COLOURS)])
+            if style not in styles.values() or step == choices - 1:
+                styles[name] = style
+                break
+    return {name: styles[name] for name in names}
+
+
+def readable(colour: str) -> tuple[float, float, float]:
+    """The colour, darkened until words in it have a contrast of 4.5 : 1 on white (WCAG AA)."""
+    rgb = np.array(to_rgb(colour))
+    while True:
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        if 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 4.5:
+            return tuple(float(part) for part in rgb)
+        rgb = rgb * 0.95
+
+
+def training_title(training: str) -> str:
+    """A training's name in words."""
+    return TRAINING_TITLES.get(training, training.replace("_", " "))
+
+
+def _styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    @functools.wraps(function)
+    def draw(*args, **kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return function(*args, **kwargs)
+
+    return draw
+
+
+def _array(values) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
+
+
+def _pixels(images) -> np.ndarray:
+    """Images (N,28,28) or (N,1,28,28), 0..255 or 0..1, as (N,28,28) in 0..1."""
+    images = _array(images)
+    images = images.reshape(-1, *images.shape[-2:])
+    return images / 255 if images.size and images.max() > 1 else images
+
+
+# ---- maps ----------------------------------------------------------------------------------------------------------
+
+
+def _draw_image(axis, image: np.ndarray) -> None:
+    axis.imshow(1 - image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    _frame(axis)
+
+
+def _frame(axis) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set(visible=True, color="#cccccc", linewidth=0.6)
+
+
+def _draw_map(axis, saliency: np.ndarray, image: np.ndarray, top: float) -> None:
+    """|map| in colour from 0 to `top`, the outline of the image's object over it; a dead map is named."""
+    axis.imshow(saliency, cmap=MAP_COLOURS, vmin=0, vmax=top or 1, interpolation="nearest")
+    if image.max() > image.min():
+        axis.contour(image, levels=[0.35 * image.max()], colors=["#6f8fa0"], linewidths=0.5, alpha=0.8)
+    _frame(axis)
+    if saliency.max() < DEAD_BELOW:
+        middle = ((saliency.shape[1] - 1) / 2, (saliency.shape[0] - 1) / 2)
+        axis.annotate("dead", middle, ha="center", va="center", fontsize=9, color=FAINT)
+
+
+@_styled
+def map_grid(
+    images,
+    maps,
+    row_labels: Sequence[str],
+    col_labels: Sequence[str],
+    groups: Sequence[tuple[str, int]] = (),
+    notes: Sequence[Sequence[str]] | None = None,
+    scale: str = "share",
+    image_label: str = "image",
+) -> Figure:
+    """Rows of one image and its maps: the image first, then |map| in colour with the object's outline.
+
+    Args:
+        images: (R,28,28) or (R,1,28,28), bytes or 0..1.
+        maps: (R,C,28,28), signed or not.
+        groups: (heading, number of columns) over neighbouring columns, together C.
+        notes: (R,C) short words in a panel's lower corner, such as a wrong prediction; "" for none.
+        scale: `share` divides each map by its sum (a pixel's share of the map), `row` takes maps as they are; both colour
+            one row alike, up to the 99.8th percentile of its pixels. `map` gives each map a scale of its own. The figure says which.
+    """
+    if scale not in ("share", "row", "map"):
+        raise ValueError(f"scale = '{scale}': expected 'share', 'row' or 'map'")
+    images, maps = _pixels(images), np.abs(_array(maps))
+    rows, columns = maps.shape[:2]
+    if len(images) != rows or len(row_labels) != rows or len(col_labels) != columns:
+        raise ValueError(
+            f"maps {maps.shape} do not fit {len(images)} images, {len(row_labels)} row and {len(col_labels)} column labels"
+        )
+    if scale == "share":
+        total = maps.sum(axis=(2, 3), keepdims=True)
+        maps = np.where(total > 0, maps / np.where(total > 0, total, 1), 0.0)
+
+    left, right, below = 0.06 + 0.075 * max(map(len, row_labels), default=0), 0.05, 0.34
+    above = 0.3 + 0.28 * bool(groups)
+    ends = list(np.cumsum([count for _, count in groups]))[:-1]
+    width_units = columns + 1 + 0.15 + 0.15 * len(ends)
+    cell = min(1.05, (WIDTH - left - right) / width_units)
+    gap = 0.05
+    height = above + rows * cell + below
+    fig = Figure(figsize=(WIDTH, height))
+    starts, x = [], left
+    for column in range(columns + 1):
+        starts.append(x)
+        x += cell + 0.15 * cell * (column == 0 or column in ends)
+    for r in range(rows):
+        bottom = (height - above - (r + 1) * cell) / height
+        top = np.quantile(maps[r], 0.998)
+        for c in range(columns + 1):
+            size = (cell - gap) / WIDTH, (cell - gap) / height
+            axis = fig.add_axes((starts[c] / WIDTH, bottom, *size))
+            if c == 0:
+                _draw_image(axis, images[r])
+                axis.set_ylabel(row_labels[r], rotation=0, ha="right", va="center", labelpad=4)
+            else:
+                _draw_map(axis, maps[r, c - 1], images[r], maps[r, c - 1].max() if scale == "map" else top)
+                if notes is not None and notes[r][c - 1]:
+                    box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+                    axis.text(0.97, 0.04, notes[r][c - 1], transform=axis.transAxes, ha="right", va="bottom",
+                              fontsize=8, color="#A33B00", fontweight="bold", bbox=box)  # fmt: skip
+            if r == 0:
+                axis.set_title([image_label, *col_labels][c], fontsize=9, pad=3)
+    at = 1
+    for heading, count in groups:
+        first, last = starts[at] / WIDTH, (starts[at + count - 1] + cell - gap) / WIDTH
+        y = 1 - 0.24 / height
+        fig.text((first + last) / 2, y + 0.03 / height, heading, ha="center", va="bottom", fontweight="bold")
+        fig.add_artist(Line2D([first, last], [y, y], color=FAINT, linewidth=0.8))
+        at += count
+    what = {
+        "share": "a pixel's share of its map's total; one scale a row",
+        "row": "size of the map; one scale a row",
+        "map": "size of the map; each map has its own scale",
+    }[scale]
+    _colour_key(fig, starts[1] / WIDTH, 0.12 / height, height, what)
+    return fig
+
+
+def _colour_key(fig: Figure, x: float, y: float, height: float, what: str) -> None:
+    key = fig.add_axes((x, y, 1.0 / WIDTH, 0.09 / height))
+    key.imshow(np.linspace(0, 1, 64)[None], cmap=MAP_COLOURS, aspect="auto")
+    _frame(key)
+    fig.text(x - 0.06 / WIDTH, y + 0.045 / height, "0", ha="right", va="center", fontsize=9)
+    fig.text(x + 1.06 / WIDTH, y + 0.045 / height, f"high    colour: {what}; thin line: outline of the object",
+             ha="left", va="center", fontsize=9)  # fmt: skip
+
+
+@_styled
+def film_strip(
+    strips: Sequence, images, labels: Sequence[str] | None = None, epochs: Sequence[int] | None = None, most: int = 10
+) -> Figure:
+    """The maps of the same images after each epoch, epochs downwards: strips is a list of (K,28,28), images (K,28,28).
+
+    One scale an image (a column) over the epochs. Beyond `most` epochs, evenly spaced ones are shown, with first and last.
+    `epochs`: their numbers, 1, 2... by default.
+    """
+    images = _pixels(images)
+    strips = [np.abs(_array(strip)) for strip in strips]
+    numbers = list(epochs) if epochs is not None else list(range(1, len(strips) + 1))
+    if len(strips) > most:
+        kept = sorted({round(at) for at in np.linspace(0, len(strips) - 1, most)})
+        strips, numbers = [strips[i] for i in kept], [numbers[i] for i in kept]
+    count, left, above, below = len(images), 0.75, 0.28, 0.34
+    cell = (WIDTH - left - 0.05) / count
+    height = above + (len(strips) + 1) * cell + 0.06 + below
+    fig = Figure(figsize=(WIDTH, height))
+    tops = np.quantile(np.stack(strips), 0.998, axis=(0, 2, 3)) if strips else []
+    for r in range(len(strips) + 1):
+        bottom = height - above - (r + 1) * cell - 0.06 * (r > 0)
+        for c in range(count):
+            size = ((cell - 0.05) / WIDTH, (cell - 0.05) / height)
+            axis = fig.add_axes(((left + c * cell) / WIDTH, bottom / height, *size))
+            if r == 0:
+                _draw_image(axis, images[c])
+                if labels is not None:
+                    axis.set_title(_shorten(labels[c], 11), fontsize=9, pad=3)
+            else:
+                _draw_map(axis, strips[r - 1][c], images[c], tops[c])
+            if c == 0:
+                word = "image" if r == 0 else f"epoch {numbers[r - 1]}"
+                axis.set_ylabel(word, rotation=0, ha="right", va="center", labelpad=4)
+    if strips:
+        _colour_key(fig, (left + 0.1) / WIDTH, 0.12 / height, height, "size of the map; one scale an image")
+    return fig
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def saliency_methods(
+    images, maps: Mapping[str, object], row_labels: Sequence[str], notes: Sequence[Sequence[str]] | None = None
+) -> Figure:
+    """The same images explained by several methods: maps is method -> (N,28,28). Each map has its own scale, because
+    the methods' units differ."""
+    stacked = np.stack([_array(values) for values in maps.values()], axis=1)
+    names = {"integrated_gradients": "integrated gr.", "input_x_gradient": "input × gr.", "grad_cam": "Grad-CAM"}
+    labels = [names.get(method, method.replace("_", " ")) for method in maps]
+    return map_grid(images, stacked, row_labels, labels, notes=notes, scale="map")
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def _whole_epochs(axis, last: int) -> None:
+    step = max(1, -(-last // 8))
+    axis.set(
+        xlabel="epoch", xticks=range(0 if last > 8 else 1, last + 1, step), xlim=(0.8, last + max(0.9, 0.28 * last))
+    )
+
+
+def _label_ends(axis, ends: Sequence[tuple[float, float, str, object]], gap_points: float = 11.0) -> None:
+    """Words at the right ends of lines, (x, y, word, colour) each, moved apart where they would overlap."""
+    low, high = axis.get_ylim()
+    points = axis.get_window_extent().height * 72 / axis.figure.dpi or 150
+    unit = gap_points / points * (high - low)
+    placed = []
+    for x, y, word, colour in sorted(ends, key=lambda end: end[1]):
+        at = max(y, placed[-1] + unit) if placed else y
+        placed.append(at)
+        shift = (at - y) / (high - low) * points
+        axis.annotate(
+            word, (x, y), xytext=(7, shift), textcoords="offset points", va="center", color=colour, fontsize=9
+        )
+
+
+@_styled
+def training_curves(history: Sequence[Mapping], epochs: int | None = None) -> Figure:
+    """Loss (left) and accuracy (right) after each epoch, training and validation. `epochs`: how many there will be."""
+    fig = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    axes = fig.subplots(1, 2)
+    x = [entry["epoch"] for entry in history]
+    last = max([epochs or 1, *x])
+    for axis, name, unit in ((axes[0], "loss", 1), (axes[1], "accuracy", 100)):
+        ends = []
+        for part, word, colour, line, marker in (
+            ("train", "training", FAINT, "--", "s"),
+            ("val", "validation", "#0072B2", "-", "o"),
+        ):
+            y = [unit * entry[f"{part}_{name}"] for entry in history]
+            axis.plot(x, y, line, color=colour, marker=marker, markersize=5)
+            if y:
+                ends.append((x[-1], y[-1], f"{word} {y[-1]:.3f}" if unit == 1 else f"{word} {y[-1]:.1f}%", colour))
+        axis.set_title(name if unit == 1 else f"{name} (%)", loc="left")
+        _whole_epochs(axis, last)
+        axis.set_xlim(0.8, last + 0.55 * last + 0.3)
+        if name == "loss" and history:
+            axis.set_ylim(bottom=0)
+        _label_ends(axis, ends, 14)
+    return fig
+
+
+@_styled
+def clip_paths(history: Sequence[Mapping], start: float | None = None, epochs: int | None = None) -> Figure:
+    """PACT's clip of each layer after each epoch; `start`: its value before the first (drawn at epoch 0)."""
+    fig = Figure(figsize=(WIDTH * 0.62, 2.9), layout="constrained")
+    axis = fig.subplots()
+    layers = list(history[0]["clips"]) if history else []
+    x = [entry["epoch"] for entry in history]
+    last = max([epochs or 1, *x])
+    ends = []
+    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
+    for i, layer in enumerate(layers):
+        y = [entry["clips"][layer] for entry in history]
+        xs, ys = ([0, *x], [start, *y]) if start is not None else (x, y)
+        axis.plot(xs, ys, color=colours[i % 6], marker="osD^vP"[i % 6], markersize=5)
+        ends.append((x[-1], y[-1], f"{layer}  {y[-1]:.2f}", readable(colours[i % 6])))
+    _whole_epochs(axis, last)
+    if start is not None:
+        axis.set(xticks=sorted({0, *axis.get_xticks()}))
+    axis.set_xlim(-0.15 if start is not None else 0.8, last + 0.4 * last)
+    axis.set_title("clip of the activations behind each layer", loc="left")
+    if layers:
+        axis.set_ylim(bottom=0)
+    else:
+        axis.text(0.5, 0.5, "nothing is clipped in this setup", transform=axis.transAxes, ha="center", color=FAINT)
+    _label_ends(axis, ends, 12)
+    return fig
+
+
+# ---- a study -------------------------------------------------------------------------------------------------------
+
+
+def _training_look(training: str, colour: str) -> dict:
+    guided = training == "saliency_guided"
+    return {"markerfacecolor": colour if guided else "white", "markeredgecolor": colour, "markeredgewidth": 1.6}
+
+
+def _training_key(fig: Figure, trainings: Sequence[str]) -> None:
+    if len(trainings) > 1:
+        handles = [
+            Line2D([], [], color=FAINT, linestyle="-" if t == "saliency_guided" else "--", marker="o",
+                   **_training_look(t, FAINT), label=f"{training_title(t)} training")
+            for t in trainings
+        ]  # fmt: skip
+        fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
+
+
+def _present(df, column: str) -> list[str]:
+    return list(dict.fromkeys(df[column]))
+
+
+@_styled
+def accuracy_against(df, quality: str = "gini") -> Figure:
+    """Test accuracy against a quality of the maps: a faint point a run, the mean of each setup and training in front,
+    the means of one training joined in the setups' order. `df`: rows of runs.csv, of one data set or several (a panel each)."""
+    datasets, trainings = _present(df, "dataset"), _present(df, "training")
+    fig = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+    axes = fig.subplots(1, len(datasets), squeeze=False)[0]
+    styles = setup_style(_present(df, "setup"))
+    factor = 100 if quality in PERCENT else 1
+    for axis, dataset in zip(axes, datasets, strict=True):
+        part = df[df["dataset"] == dataset]
+        for training in trainings:
+            chosen = part[part["training"] == training]
+            means = chosen.groupby("setup", sort=False)[[quality, "test_accuracy"]].mean()
+            guided = training == "saliency_guided"
+            axis.plot(means[quality] * factor, means["test_accuracy"] * 100, "-" if guided else "--",
+                      color="#aaaaaa", linewidth=1.2, zorder=1)  # fmt: skip
+            for setup, mean in means.iterrows():
+                colour, marker = styles[setup]
+                runs = chosen[chosen["setup"] == setup]
+                look = _training_look(training, colour)
+                if len(runs) > 1:
+                    axis.plot(runs[quality] * factor, runs["test_accuracy"] * 100, linestyle="none", marker=marker,
+                              markersize=4, alpha=0.45, zorder=2, **{**look, "markeredgewidth": 0.8})  # fmt: skip
+                axis.plot(mean[quality] * factor, mean["test_accuracy"] * 100, marker=marker, markersize=9,
+                          linestyle="none", zorder=3, **look)  # fmt: skip
+                axis.annotate(setup, (mean[quality] * factor, mean["test_accuracy"] * 100), xytext=(8, 5),
+                              textcoords="offset points", fontsize=9, color=styles[setup].text)  # fmt: skip
+        axis.margins(x=0.14, y=0.12)
+        axis.set_xlabel(QUALITIES.get(quality, quality) + (", %" if factor == 100 else ""))
+        axis.set_ylabel("test accuracy, %")
+        if len(datasets) > 1:
+            axis.set_title(dataset.replace("_", "-"), loc="left")
+    _training_key(fig, trainings)
+    return fig
+
+
+@_styled
+def by_setup(df, column: str = "test_accuracy") -> Figure:
+    """One quantity of runs.csv per setup: a point a seed, a short line for the mean, a panel a data set."""
+    datasets, trainings, setups = _present(df, "dataset"), _present(df, "training"), _present(df, "setup")
+    styles = setup_style(setups)
+    factor = 100 if column in PERCENT else 1
+    fig = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = fig.subplots(1, len(datasets), squeeze=False)[0]
+    for axis, dataset in zip(axes, datasets, strict=True):
+        for i, setup in enumerate(setups):
+            colour, marker = styles[setup]
+            for j, training in enumerate(trainings):
+                rows = df[(df["dataset"] == dataset) & (df["setup"] == setup) & (df["training"] == training)]
+                values = rows[column].to_numpy(dtype=float) * factor
+                values = values[np.isfinite(values)]
+                if not len(values):
+                    continue
+                x = i + 0.36 * (j - (len(trainings) - 1) / 2)
+                if len(values) > 1:
+                    axis.hlines(values.mean(), x - 0.15, x + 0.15, color=colour, linewidth=2)
+                spread = x + np.linspace(-0.07, 0.07, len(values)) * (len(values) > 1)
+                axis.plot(
+                    spread, values, linestyle="none", marker=marker, markersize=6, **_training_look(training, colour)
+                )
+        axis.set(xticks=range(len(setups)), xlim=(-0.6, len(setups) - 0.4))
+        axis.set_xticklabels(
+            setups, rotation=0 if len(setups) <= 5 else 40, ha="center" if len(setups) <= 5 else "right"
+        )
+        axis.margins(y=0.12)
+        axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axis.set_title(dataset.replace("_", "-"), loc="left")
+    axes[0].set_ylabel(QUALITIES.get(column, column.replace("_", " ")) + (", %" if factor == 100 else ""))
+    _training_key(fig, trainings)
+    return fig
+
+
+@_styled
+def deletion_curves(results: Sequence[Mapping]) -> Figure:
+    """Accuracy while pixels are blanked, most salient first (solid) or at random (dashed); a column a setup, a row a training.
+
+    `results`: one mapping a run with `setup`, `training`, `fractions`, `deletion`, `random`. Lines are means over the runs,
+    bands go from their smallest to their largest.
+    """
+    setups = list(dict.fromkeys(result["setup"] for result in results))
+    trainings = list(dict.fromkeys(result["training"] for result in results))
+    styles = setup_style(setups)
+    fig = Figure(figsize=(WIDTH, 0.5 + 1.75 * len(trainings)), layout="constrained")
+    axes = fig.subplots(len(trainings), len(setups), sharex=True, sharey=True, squeeze=False)
+    labelled = False
+    for i, training in enumerate(trainings):
+        for j, setup in enumerate(setups):
+            axis, style = axes[i, j], styles[setup]
+            runs = [r for r in results if r["setup"] == setup and r["training"] == training]
+            if not runs:
+                axis.text(0.5, 0.5, "no run", transform=axis.transAxes, ha="center", color=FAINT)
+            for kind, line in (("deletion", "-"), ("random", "--")) if runs else ():
+                x = np.array(runs[0]["fractions"]) * 100
+                curves = np.array([run[kind] for run in runs]) * 100
+                axis.plot(x, curves.mean(axis=0), line, color=style.colour if line == "-" else FAINT)
+                if len(runs) > 1:
+                    axis.fill_between(x, curves.min(axis=0), curves.max(axis=0), alpha=0.22, linewidth=0,
+                                      color=style.colour if line == "-" else FAINT)  # fmt: skip
+                if not labelled:
+                    # Where the two curves are furthest apart, words have the most room.
+                    both = [np.mean([run[k] for run in runs], axis=0) for k in ("deletion", "random")]
+                    at = int(np.abs(both[1] - both[0]).argmax())
+                    upper = curves.mean(axis=0)[at] >= 100 * max(b[at] for b in both) - 1e-9
+                    axis.annotate("salient first" if line == "-" else "at random", (x[at], curves.mean(axis=0)[at]),
+                                  xytext=(4, 3) if upper else (-4, -4), textcoords="offset points", fontsize=9,
+                                  ha="left" if upper else "right", va="bottom" if upper else "top",
+                                  color=style.text if line == "-" else "#5f5f5f")  # fmt: skip
+            labelled = labelled or bool(runs)
+            axis.set(ylim=(0, 103), xlim=(0, 92))
+            axis.grid(color="#ececec", linewidth=0.7)
+            if i == 0:
+                axis.set_title(setup, color=style.text, fontweight="bold")
+        axes[i, 0].set_ylabel(f"{training_title(training)}\naccuracy, %")
+    fig.supxlabel("blanked pixels, %", fontsize=10)
+    return fig
+
+
+AGREEMENT = {"spearman": "Spearman's rank correlation", "ssim": "SSIM", "top_iou": "IoU of the top 10%"}
+
+
+@_styled
+def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Figure:
+    """Agreement of maps with those of fp32: a panel a measure, a point a pair of models.
+
+    `df` has columns setup, training, seed and the measures of `AGREEMENT`; `ceiling[training, measure]` is drawn as a line.
+    """
+    setups, trainings = _present(df, "setup"), _present(df, "training")
+    styles = setup_style(setups)
+    measures = [measure for measure in AGREEMENT if measure in df]
+    fig = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = fig.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for axis, measure in zip(axes, measures, strict=True):
+        for i, setup in enumerate(setups):
+            for j, training in enumerate(trainings):
+                values = df[(df["setup"] == setup) & (df["training"] == training)][measure].to_numpy(dtype=float)
+                x = i + 0.3 * (j - (len(trainings) - 1) / 2)
+                axis.plot(np.full(len(values), x), values, linestyle="none", marker=styles[setup].marker,
+                          **_training_look(training, styles[setup].colour))  # fmt: skip
+        for training in trainings:
+            level = (ceiling or {}).get((training, measure))
+            if level is not None and np.isfinite(level):
+                axis.axhline(
+                    level, color=FAINT, linestyle="-" if training == "saliency_guided" else "--", linewidth=1.2
+                )
+                axis.annotate(f"ceiling, {training_title(training)}", (0.99, level), xycoords=("axes fraction", "data"),
+                              xytext=(0, 2), textcoords="offset points", ha="right", va="bottom", fontsize=8,
+                              color="#5f5f5f")  # fmt: skip
+        axis.set(xticks=range(len(setups)), xlim=(-0.6, len(setups) - 0.4))
+        axis.set_xticklabels(
+            setups, rotation=0 if len(setups) <= 4 else 40, ha="center" if len(setups) <= 4 else "right"
+        )
+        axis.set_title(AGREEMENT[measure], loc="left")
+        axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        low = float(np.nanmin(df[measure])) if df[measure].notna().any() else 0.0
+        axis.set_ylim(min(axis.get_ylim()[0], 0, low), 1.02)
+    axes[0].set_ylabel("agreement with fp32 (1: the same)")
+    _training_key(fig, trainings)
+    return fig
+
+
+@_styled
+def prediction_bars(probabilities, classes: Sequence[str], truth: int | None = None) -> Figure:
+    """A model's probability of each class as bars; probabilities (classes,), or a mapping setup -> (classes,) for a panel
+    each. The true class, if given, is in bold and hatched."""
+    panels = probabilities if isinstance(probabilities, Mapping) else {"": probabilities}
+    styles = setup_style([name for name in panels if name])
+    fig = Figure(figsize=(min(WIDTH, 1.4 + 1.75 * len(panels)), 0.6 + 0.23 * len(classes)), layout="constrained")
+    axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (name, values) in zip(axes, panels.items(), strict=True):
+        values = 100 * _array(values).ravel()
+        style = styles.get(name, SetupStyle("#0072B2", "o"))
+        bars = axis.barh(range(len(classes)), values, color=style.colour, height=0.7)
+        if truth is not None:
+            bars[truth].set(hatch="////", edgecolor="white")
+        best = int(values.argmax())
+        inside = values[best] > 60
+        axis.annotate(f"{values[best]:.0f}%", (values[best], best), xytext=(-4 if inside else 4, 0),
+                      textcoords="offset points", ha="right" if inside else "left", va="center", fontsize=9,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+        axis.set(xlim=(0, 104), xticks=[0, 50, 100], yticks=range(len(classes)))
+        axis.set_yticklabels(classes)
+        axis.tick_params(axis="y", length=0)
+        axis.set_title(name, color=style.text if name else INK, fontweight="bold")
+    axes[0].invert_yaxis()
+    if truth is not None:
+        axes[0].get_yticklabels()[truth].set_fontweight("bold")
+    fig.supxlabel("probability, %", fontsize=10)
+    return fig
+
+
+# ---- what the figures are made of ----------------------------------------------------------------------------------
+
+
+def find_reports(reports: str | Path | None = None) -> Path:
+    """The folder of a study's reports: the given one, else the first of paper, reference and smoke that has results.
+
+    Raises SqlibError when there is none.
+    """
+    root = reports_root()
+    tried = [Path(reports)] if reports is not None else [root / name for name in ("paper", "reference", "smoke")]
+    for folder in tried:
+        if (folder / "results" / "runs.csv").exists() or next(folder.glob("runs/*/*/*/*/seed*/result.json"), None):
+            return folder.resolve()
+    places = ", ".join(str(folder) for folder in tried)
+    raise SqlibError(f"no finished run in {places}: make some with `make smoke` or `make reproduce`")
+
+
+def study_of(reports: Path) -> Study:
+    """The study that a folder of reports belongs to: as its index stamp says, else `params/<folder's name>.yaml`
+    (`params/paper.yaml` for `reference`). Raises SqlibError."""
+    stamp = Path(reports) / "stamps" / "index.json"
+    if stamp.exists():
+        try:
+            return Study.model_validate_json(json.dumps(read_json(stamp)["study"]))
+        except (KeyError, ValueError):
+            pass  # written by an older version: the file in params/ is next
+    name = Path(reports).name
+    return load_study("paper" if name == "reference" else name)
+
+
+def runs_of(study: Study, reports: Path) -> "tuple[pandas.DataFrame, list[str], list[str]]":
+    """(one row a run as `sqlib.runs.collect`, ids of the runs that are missing, ids known only from `runs.csv`).
+
+    Published results hold the folders of some runs only; the numbers of the others are in `results/runs.csv`.
+    """
+    import pandas
+
+    rows = collect(study, reports)
+    keys = ["dataset", "network", "setup", "training", "seed"]
+    found = {tuple(row) for row in rows[keys].itertuples(index=False, name=None)}
+    table = Path(reports) / "results" / "runs.csv"
+    listed = []
+    wanted = {(r.dataset, r.network, r.setup.name, r.training, r.seed): r.id for r in study.runs()}
+    if table.exists():
+        known = pandas.read_csv(table)
+        at = [tuple(row) for row in known[keys].itertuples(index=False, name=None)]
+        only = [key in wanted and key not in found for key in at]
+        listed = [wanted[key] for key, chosen in zip(at, only, strict=True) if chosen]
+        if listed:
+            rows = pandas.concat([rows, known[only]], ignore_index=True) if len(rows) else known[only]
+            found |= {key for key, chosen in zip(at, only, strict=True) if chosen}
+    place = {key: i for i, key in enumerate(wanted)}
+    order = sorted(range(len(rows)), key=lambda i: place[tuple(rows.iloc[i][keys])])
+    missing = [run_id for key, run_id in wanted.items() if key not in found]
+    return rows.iloc[order].reset_index(drop=True), missing, listed
+
+
+def reference_setup(study: Study) -> str:
+    """The setup that the others are compared with: the first that is not quantised, else the study's first."""
+    return next((setup.name for setup in study.setups if setup.is_float), study.setups[0].name)
+
+
+def paired(df, column: str, setup: str, training: str, reference: str, other_training: str | None = None) -> np.ndarray:
+    """Differences (one a seed that both have) of a column: `setup` minus `reference`; with `other_training`, `setup`
+    under `training` minus `reference` under that one. `df`: rows of one data set and network."""
+
+    def column_of(name: str, kind: str):
+        rows = df[(df["setup"] == name) & (df["training"] == kind)]
+        return dict(zip(rows["seed"], rows[column].astype(float), strict=True))
+
+    new, old = column_of(setup, training), column_of(reference, other_training or training)
+    return np.array([new[seed] - old[seed] for seed in new if seed in old and np.isfinite(new[seed] - old[seed])])
+
+
+def in_words(differences: np.ndarray, decimals: int = 2, factor: float = 1, unit: str = "") -> str:
+    """Paired differences as words: "lower by 0.12 on average over 3 seeds (lower in 3 of 3)"; honest about one seed."""
+    differences = np.asarray(differences, dtype=float) * factor
+    if not len(differences):
+        return "not known (runs are missing)"
+    mean = differences.mean()
+    if round(abs(mean), decimals) == 0:
+        words = f"the same within {10.0**-decimals:.{decimals}f}{unit}"
+    else:
+        words = f"{'higher' if mean > 0 else 'lower'} by {abs(mean):.{decimals}f}{unit}"
+    if len(differences) == 1:
+        return f"{words} (one seed)"
+    same = int((np.sign(differences) == np.sign(mean)).sum())
+    return f"{words} on average over {len(differences)} seeds ({'higher' if mean > 0 else 'lower'} in {same} of them)"
+
+
+MEASURES = {
+    # column of runs.csv: (heading with the better direction, factor, decimals)
+    "val_accuracy": ("validation accuracy, % ↑", 100, 2),
+    "test_accuracy": ("test accuracy, % ↑", 100, 2),
+    "gini": ("Gini ↑", 1, 3),
+    "entropy": ("entropy ↓", 1, 3),
+    "total_variation": ("total variation ↓", 1, 3),
+    "foreground_lift": ("foreground lift ↑", 1, 2),
+    "dead_map_rate": ("dead maps, % ↓", 100, 2),
+    "deletion_auc": ("deletion AUC ↓", 1, 3),
+    "random_auc": ("random AUC", 1, 3),
+    "faithfulness_gap": ("gap ↑", 1, 3),
+}
+
+
+def summary(df, columns: Sequence[str], reference: str):
+    """(table to show, table to compute with) of some `MEASURES` by data set, network, setup and training.
+
+    Shown: "mean ± standard deviation over the seeds (mean paired difference to `reference`)". The other one has a row a
+    group and measure: `n, mean, sd, paired, difference, difference_sd`, in the units of runs.csv.
+    """
+    import pandas
+
+    keys = ["dataset", "network", "setup", "training"]
+    shown, long = [], []
+    for group, rows in df.groupby(keys, sort=False):
+        group = dict(zip(keys, group, strict=True))
+        same = df[(df["dataset"] == group["dataset"]) & (df["network"] == group["network"])]
+        line = {**group, "training": training_title(group["training"]), "n": len(rows)}
+        for column in columns:
+            heading, factor, decimals = MEASURES[column]
+            values = rows[column].dropna().to_numpy(dtype=float)
+            differences = paired(same, column, group["setup"], group["training"], reference)
+            mean, sd = _mean_sd(values)
+            difference, difference_sd = _mean_sd(differences)
+            long.append({**group, "measure": column, "n": len(values), "mean": mean, "sd": sd,
+                         "paired": len(differences), "difference": difference, "difference_sd": difference_sd})  # fmt: skip
+            text = "–" if np.isnan(mean) else f"{factor * mean:.{decimals}f}"
+            text += "" if np.isnan(sd) else f" ± {factor * sd:.{decimals}f}"
+            if group["setup"] != reference and not np.isnan(difference):
+                text += f" ({factor * difference:+.{decimals}f})".replace("-", "−")
+            line[heading] = text
+        shown.append(line)
+    shown, long = pandas.DataFrame(shown), pandas.DataFrame(long)
+    return (shown.drop(columns="network") if len(shown) and shown["network"].nunique() == 1 else shown), long
+
+
+def _mean_sd(values: np.ndarray) -> tuple[float, float]:
+    mean = float(values.mean()) if len(values) else float("nan")
+    return mean, float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+def agreement_of(model_a, model_b, images, labels, right, count: int = 200) -> dict[str, float]:
+    """Mean agreement of two models' gradient maps of the true label, on the first `count` images both get right.
+
+    images (N,1,28,28), labels (N,), right (N,) truth values; keys `images` and those of `AGREEMENT`.
+    """
+    chosen = right.nonzero().flatten()[:count]
+    maps_a, maps_b = (saliency_map(model, images[chosen], labels[chosen]) for model in (model_a, model_b))
+    values = {"spearman": spearman, "ssim": ssim, "top_iou": top_iou}
+    means = {name: float(function(maps_a, maps_b).nanmean()) for name, function in values.items()}
+    return {"images": len(chosen), **means}

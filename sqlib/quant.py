@@ -1,0 +1,349 @@
+"""Quantisation: PACT for activations, SAWB, DoReFa or min-max for weights, and layers that compute on integer codes.
+
+A quantised tensor is `codes * step`: small integers and one float. Layers multiply and add codes, which float32 holds exactly
+while sums stay below 2^24, and rescale once after the sum; so the trained model and an integer implementation of it
+agree by construction. Gradients are those of the straight-through surrogates, on the real values.
+
+Sources: PACT, Choi et al. 2018 (arXiv 1805.06085); SAWB, Choi et al. 2019 (MLSys, "Accurate and Efficient 2-bit
+Quantized Neural Networks"); DoReFa, Zhou et al. 2016 (arXiv 1606.06160).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sqlib.config import FLOAT
+
+PIXEL_SCALE = 255.0
+"""Codes per unit of an input image: pixels are 8-bit integers divided by 255."""
+
+SMALLEST_CLIP = 1e-2
+"""Where `PACT.project_` stops a clip that would become zero or negative."""
+
+# clip = c1 * sqrt(E[w^2]) + c2 * E|w|, fitted by the authors of SAWB on six distributions (DESIGN.md).
+SAWB_COEFFICIENTS = {
+    (2, False): (3.12, -2.064),
+    (3, False): (7.509, -6.892),
+    (4, False): (12.68, -12.80),
+    (4, True): (12.035, -12.03),
+    (8, True): (31.76, -35.04),
+}
+
+
+def _check_bits(bits: int, lowest: int) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits <= 8:
+        raise ValueError(f"bits = {bits!r}: expected an integer from {lowest} to 8")
+
+
+# ---------------------------------------------------------------------------------------------------- activations
+
+
+class _Pact(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, alpha: Tensor, bits: int, unclipped: bool) -> Tensor:
+        n = 2**bits - 1
+        # One new tensor, then in place: elementwise passes cost memory traffic, not arithmetic.
+        y = torch.minimum(x.float(), alpha).clamp_(min=0)
+        # Multiplied, then divided: `x * (n / alpha)` rounds twice, and moves values that lie exactly between two levels.
+        y.mul_(n).div_(alpha).round_().mul_(alpha / n)
+        ctx.save_for_backward(x, alpha)
+        ctx.unclipped = unclipped
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, alpha = ctx.saved_tensors
+        # Decided on the unrounded x: the rounded value would widen the pass zone by half a step. In float32, because beside
+        # a bfloat16 x torch would round alpha to bfloat16.
+        clipped = x.float() >= alpha
+        grad_alpha = None
+        if ctx.needs_input_grad[1]:
+            grad_alpha = (grad.float() * clipped).sum().reshape(alpha.shape).to(alpha.dtype)
+        passes = x > 0 if ctx.unclipped else (x > 0).logical_and_(clipped.logical_not_())
+        return grad * passes, grad_alpha, None, None
+
+
+def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -> Tensor:
+    """PACT (Choi et al. 2018, eq. 1-3): `round(clip(x, 0, alpha) * n / alpha) * alpha / n` with `n = 2^bits - 1`.
+
+    Args:
+        x: any shape; computed in float32 whatever its dtype, returned in its dtype.
+        alpha: the clip, one positive number; a tensor of one element to have its gradient.
+        bits: 1 to 8.
+        unclipped: take 1 as the derivative above the clip, too: a second surrogate, for explanations only.
+
+    Backward: dy/dx = 1 where 0 < x < alpha, else 0; dy/dalpha = 1 where x >= alpha, else 0, summed in float32.
+    Raises ValueError for other bits, and for alpha <= 0 (not checked on a GPU, where looking would stall the device).
+    """
+    _check_bits(bits, 1)
+    alpha = torch.as_tensor(alpha, dtype=torch.float32, device=x.device)
+    if alpha.numel() != 1:
+        raise ValueError(f"alpha has {alpha.numel()} elements: expected one clip a tensor")
+    if not alpha.is_cuda and not alpha.item() > 0:
+        raise ValueError(f"alpha = {alpha.item()}: the clip must be positive")
+    return _Pact.apply(x, alpha, bits, unclipped)
+
+
+class PACT(nn.Module):
+    """The activation `pact` with its learnable clip `alpha` (a 0-d parameter; starts wide, at 10)."""
+
+    def __init__(self, bits: int, start: float = 10.0):
+        super().__init__()
+        _check_bits(bits, 1)
+        self.bits = bits
+        self.alpha = nn.Parameter(torch.tensor(float(start)))
+        self.unclipped = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pact(x, self.alpha, self.bits, self.unclipped)
+
+    @property
+    def code_scale(self) -> Tensor:
+        """Codes per unit of the output, `n / alpha`."""
+        return (2**self.bits - 1) / self.alpha.detach()
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Keep the clip positive: called after each optimiser step."""
+        self.alpha.clamp_(min=SMALLEST_CLIP)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
+class ReLU(nn.ReLU):
+    """The activation of a layer that is not quantised; its output has no codes."""
+
+    bits = FLOAT
+    code_scale = None
+
+
+def make_activation(bits: int) -> PACT | ReLU:
+    """PACT with 1 to 8 bits, ReLU with 32."""
+    return ReLU() if bits == FLOAT else PACT(bits)
+
+
+# -------------------------------------------------------------------------------------------------------- weights
+
+
+def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False) -> Tensor:
+    """SAWB's clip `c1 * sqrt(E[w^2]) + c2 * E|w|`, a 0-d tensor (Choi et al. 2019, eq. 7).
+
+    Fitted for 2, 3 and 4 bits, and zero-aligned (2^bits - 1 levels, zero among them) for 4 and 8; 8 bits are always
+    zero-aligned. The fit assumes bell-shaped weights; where it gives nothing positive (all weights of nearly one size) the
+    largest absolute weight is the clip. Raises ValueError for other bits.
+    """
+    coefficients = SAWB_COEFFICIENTS.get((bits, zero_aligned or bits == 8))
+    if coefficients is None:
+        fitted = ", ".join(f"{b} zero-aligned" if z else str(b) for b, z in SAWB_COEFFICIENTS)
+        asked = f"{bits} bits{', zero-aligned' if zero_aligned else ''}"
+        raise ValueError(f"SAWB has no coefficients for {asked} (only for {fitted}): take 'minmax' or 'dorefa'")
+    c1, c2 = coefficients
+    weight = weight.detach().float()
+    largest = weight.abs().max()
+    unit = weight / largest.clamp(min=torch.finfo(torch.float32).tiny)  # so that no square overflows
+    clip = c1 * unit.square().mean().sqrt() + c2 * unit.abs().mean()
+    return torch.where(clip > 0, clip, 1) * largest
+
+
+def weight_codes(
+    weight: Tensor, bits: int, method: str = "sawb", zero_aligned: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of a weight tensor: `(codes, step, values)`, with the quantised weights being `codes * step`.
+
+    `codes` are float32 integers: odd, from -(2^bits - 1) to 2^bits - 1, for 2^bits levels; all from -(2^(bits-1) - 1) to
+    2^(bits-1) - 1 when zero-aligned (and always at 8 bits). `step` is a 0-d tensor. `values` is what was rounded: the
+    weights themselves, or DoReFa's tanh transform of them; differentiable. Bits 2 to 8; raises ValueError.
+    """
+    _check_bits(bits, 2)
+    zero_aligned = zero_aligned or bits == 8
+    if method == "dorefa":
+        # DoReFa eq. 9 without its final rounding: tanh squeezes the weights to [-1, 1].
+        squeezed = weight.float().tanh()
+        values = squeezed / squeezed.abs().max().clamp(min=1e-8)
+        clip = torch.ones((), device=weight.device)
+    elif method == "sawb":
+        values, clip = weight, sawb_clip(weight, bits, zero_aligned)
+    elif method == "minmax":
+        values, clip = weight, weight.detach().float().abs().max()
+    else:
+        raise ValueError(f"method '{method}': expected 'sawb', 'dorefa' or 'minmax'")
+    clip = clip.clamp(min=torch.finfo(torch.float32).tiny * 2**12)  # all-zero weights: any clip will do
+    unit = (values.detach().float() / clip).clamp_(-1, 1)
+    if zero_aligned:
+        top = 2 ** (bits - 1) - 1
+        codes = unit.mul_(top).round_()
+    else:
+        top = 2**bits - 1
+        codes = unit.add_(1).mul_(top / 2).round_().mul_(2).sub_(top)
+    return codes, clip / top, values
+
+
+def quantize_weight(weight: Tensor, bits: int, method: str = "sawb", zero_aligned: bool = False) -> Tensor:
+    """The weights rounded to their levels, same shape, with straight-through gradient (dq/dw = 1 everywhere).
+
+    Bits 2 to 8, or 32 to return the weights as they are. Stateless: computed from the weights in train and eval mode alike.
+    """
+    if bits == FLOAT:
+        return weight
+    codes, step, values = weight_codes(weight, bits, method, zero_aligned)
+    return _StraightThrough.apply(values, codes * step)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, quantised: Tensor) -> Tensor:
+        return quantised.to(values.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad, None
+
+
+# --------------------------------------------------------------------------------------------------------- layers
+
+
+class _Convolve(torch.autograd.Function):
+    """conv2d of codes, with the gradients of conv2d of the real values that the codes stand for."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, x_codes: Tensor, weight_codes: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv2d(_channels_last(x_codes), _channels_last(weight_codes), padding=padding)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        grad_x = grad_weight = None
+        if needs_x and x.shape[1] == 1:
+            # With one input channel the library's kernel takes five times as long as this (benchmarks/).
+            grad_x, needs_x = _one_channel_input_gradient(grad, weight, x.shape, ctx.padding), False
+        if needs_x or needs_weight:
+            p = [ctx.padding, ctx.padding]
+            mask = [needs_x, needs_weight, False]
+            library_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+                grad, _channels_last(x), _channels_last(weight), None, [1, 1], p, [1, 1], False, [0, 0], 1, mask
+            )
+            grad_x = library_x if needs_x else grad_x
+        return grad_x, grad_weight, None, None, None
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """NHWC in memory: faster convolution and pooling. With one channel the strides have to be spelled out."""
+    if x.shape[1] == 1:
+        n, _, h, w = x.shape
+        return x.contiguous().as_strided((n, 1, h, w), (h * w, 1, w, 1))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _one_channel_input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, padding: int) -> Tensor:
+    """d(conv2d)/dx for one input channel: one matrix product, then each kernel position added in its place."""
+    n, _, height, width = shape
+    out_channels, _, kh, kw = weight.shape
+    oh, ow = grad.shape[2:]
+    pixels = grad.permute(0, 2, 3, 1).reshape(-1, out_channels)
+    columns = (weight.reshape(out_channels, kh * kw).t() @ pixels.t()).view(kh, kw, n, oh, ow)
+    result = grad.new_zeros(n, height + 2 * padding, width + 2 * padding)
+    for i in range(kh):
+        for j in range(kw):
+            result[:, i : i + oh, j : j + ow] += columns[i, j]
+    return result[:, padding : padding + height, padding : padding + width].unsqueeze(1)
+
+
+class _Multiply(torch.autograd.Function):
+    """x @ weight.T of codes, with the gradients of the real values that the codes stand for."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, x_codes: Tensor, weight_codes: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x_codes, weight_codes)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        grad_weight = grad.t() @ x if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, None, None
+
+
+class _Rescale(torch.autograd.Function):
+    """Sums of codes times their step, in place. The gradient passes unchanged: it was that of the real values all along."""
+
+    @staticmethod
+    def forward(ctx, sums: Tensor, step: Tensor) -> Tensor:
+        ctx.mark_dirty(sums)
+        return sums.mul_(step)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad, None
+
+
+class _QuantLayer:
+    """What the two layers share: how weights and input become codes."""
+
+    def _set_bits(self, bits: int, method: str, zero_aligned: bool) -> None:
+        if bits != FLOAT:
+            _check_bits(bits, 2)
+        self.bits, self.method, self.zero_aligned = bits, method, zero_aligned
+
+    def codes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`(codes, step, values)` of the weights, see `weight_codes`."""
+        return weight_codes(self.weight, self.bits, self.method, self.zero_aligned)
+
+    def quantized_weight(self) -> Tensor:
+        """The weights the layer computes with, as real values."""
+        return quantize_weight(self.weight, self.bits, self.method, self.zero_aligned)
+
+    def _operands(self, x: Tensor, code_scale: Tensor | float | None):
+        """Real weight, input codes, weight codes, and the step of their product (None where nothing is coded)."""
+        if self.bits == FLOAT:
+            return self.weight, x.detach(), self.weight.detach(), None
+        codes, step, values = self.codes()
+        weight = _StraightThrough.apply(values, codes * step)
+        if code_scale is None:
+            return weight, x.detach(), codes, step
+        x_codes = x.detach() * code_scale
+        if isinstance(code_scale, Tensor):
+            x_codes.round_()  # PACT outputs are on the grid up to rounding error; images between pixel values stay there
+        return weight, x_codes, codes, step / code_scale
+
+
+class QuantConv2d(_QuantLayer, nn.Conv2d):
+    """Convolution (stride 1) with `bits`-bit weights, computed on codes; then max-pooling, rescaling and bias.
+
+    Pooling sits inside the layer, before rescaling and bias: it commutes with everything monotone, and what follows then
+    has a quarter of the elements. `forward(x, code_scale)`: x (N,C,H,W), `code_scale` = codes per unit of x (None: x has no
+    codes; a tensor: PACT's; a float: the pixels' 255, where values between codes are kept).
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, *, padding=0, pool=1, bits=FLOAT, method="sawb", zero_aligned=False):
+        super().__init__(in_channels, out_channels, kernel_size, padding=padding)
+        self._set_bits(bits, method, zero_aligned)
+        self.pool = pool
+
+    def forward(self, x: Tensor, code_scale: Tensor | float | None = None) -> Tensor:
+        weight, x_codes, codes, step = self._operands(x, code_scale)
+        sums = _Convolve.apply(x, weight, x_codes, codes, self.padding[0])
+        if self.pool > 1:
+            sums = F.max_pool2d(sums, self.pool)
+        if step is not None:
+            sums = _Rescale.apply(sums, step)
+        return sums.add_(self.bias.view(1, -1, 1, 1))
+
+
+class QuantLinear(_QuantLayer, nn.Linear):
+    """Linear layer with `bits`-bit weights, computed on codes: `forward(x, code_scale)`, x (N,features)."""
+
+    def __init__(self, in_features, out_features, *, bits=FLOAT, method="sawb", zero_aligned=False):
+        super().__init__(in_features, out_features)
+        self._set_bits(bits, method, zero_aligned)
+
+    def forward(self, x: Tensor, code_scale: Tensor | float | None = None) -> Tensor:
+        weight, x_codes, codes, step = self._operands(x, code_scale)
+        sums = _Multiply.apply(x, weight, x_codes, codes)
+        if step is not None:
+            sums = _Rescale.apply(sums, step)
+        return sums.add_(self.bias)

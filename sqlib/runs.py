@@ -1,0 +1,559 @@
+"""What a run leaves behind: its folder of files, where they came from, and the stamps that say what it depends on.
+
+A run folder holds `result.json`, `model.safetensors` and `per_image.safetensors`. Each file appears whole or not at
+all, and `result.json` is written last, so a folder with a valid `result.json` is a finished run. `write_stamps` writes
+the small files by which Snakemake sees what has to be made again.
+"""
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from sqlib.config import FLOAT, NETWORK_LAYERS, REPORTS, REPOSITORY, Run, SqlibError, Study, digest
+
+if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
+    import pandas
+    import torch
+
+FORMAT = 1
+FIRST_COLUMNS = (
+    "dataset", "network", "setup", "training", "seed", "val_accuracy", "test_accuracy", "dead_map_rate", "gini",
+    "entropy", "deletion_auc", "random_auc", "train_seconds", "weight_bytes",
+)  # fmt: skip
+PACKAGES = (
+    "torch", "torchvision", "captum", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "safetensors",
+    "papermill", "nbconvert", "nbclient", "ipykernel", "snakemake",
+)  # fmt: skip
+
+# What each kind of page is made from: its notebook and the sqlib modules whose code decides what is on it. For a
+# training run these are the modules that decide its numbers; how the pages look is redone without training.
+SOURCES = {
+    "train": ("2_train.ipynb", "data", "quant", "models", "saliency", "train", "metrics"),
+    "data": ("1_data.ipynb", "data", "plots"),
+    "saliency": ("3_saliency.ipynb", "data", "quant", "models", "saliency", "metrics", "plots"),
+    "compare": ("4_compare.ipynb", "data", "quant", "models", "saliency", "metrics", "plots"),
+    "tables": ("5_tables.ipynb", "plots", "metrics"),
+    "index": ("index", "pages", "templates/*", "templates/*/*"),
+}
+
+
+def reports_root() -> Path:
+    """The folder of all reports: `$SQLIB_REPORTS` if set, else `reports/` in the repository."""
+    chosen = os.environ.get("SQLIB_REPORTS")
+    return Path(chosen).expanduser().resolve() if chosen else REPORTS
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put `content` at `path` (folders are made) whole and safe on disk, or leave what was there.
+
+    Errors (SqlibError): the disk is full, the folder is read-only, ...
+    """
+    path = Path(path)
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+        ) as file:
+            part = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o644)
+        os.replace(part, path)
+    except BaseException as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SqlibError(f"cannot write {path}: {error.strerror or error}") from None
+        raise
+
+
+def to_json(value: Any) -> bytes:
+    """JSON of `value`, indented, with NaN and infinity (which JSON does not have) as null."""
+    return (json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if hasattr(value, "item"):  # a number of numpy or torch
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; SqlibError if it is missing, unreadable or not an object."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise SqlibError(f"{path}: no such file") from None
+    except OSError as error:
+        raise SqlibError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SqlibError(f"{path}: damaged, not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise SqlibError(f"{path}: damaged, expected an object, found {type(content).__name__}")
+    return content
+
+
+# ---- a finished run ------------------------------------------------------------------------------------------------
+
+
+def save_run(
+    folder: Path,
+    run: Run,
+    model: "torch.nn.Module",
+    history: list[dict],
+    metrics: dict[str, float],
+    curves: dict[str, list[float]],
+    per_image: dict[str, "torch.Tensor"],
+    started: datetime | float,
+) -> None:
+    """Write `model.safetensors`, `per_image.safetensors`, then `result.json`, each atomically.
+
+    metrics: numbers by name (accuracies and rates as fractions). curves: lists of equal length. per_image: (N,) tensors
+    over the test images. started: when the run began, an aware datetime or `time.time()`. SqlibError if not writable.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = save(state)
+    write_atomically(folder / "model.safetensors", weights)
+    images = save({name: tensor.detach().cpu().contiguous() for name, tensor in per_image.items()})
+    write_atomically(folder / "per_image.safetensors", images)
+    stamp = folder / "parameters.json"
+    sources = read_json(stamp).get("sources") if stamp.exists() else sources_of("train")
+    result = {
+        "format": FORMAT,
+        "id": run.id,
+        "run": run.model_dump(mode="json"),
+        "digest": digest(run),
+        "sources": sources,
+        "files": {
+            "model.safetensors": hashlib.sha256(weights).hexdigest(),
+            "per_image.safetensors": hashlib.sha256(images).hexdigest(),
+        },
+        "metrics": metrics,
+        "curves": curves,
+        "history": history,
+        "provenance": {**provenance(started), "data": data_sums(run.dataset), "seed": run.seed},
+    }
+    write_atomically(folder / "result.json", to_json(result))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of a run folder's `result.json`; SqlibError if it is missing or malformed."""
+    path = Path(folder) / "result.json"
+    result = read_json(path)
+    if result.get("format") != FORMAT:
+        raise SqlibError(f"{path}: format is {result.get('format')!r}, this version reads {FORMAT}: make the run again")
+    kinds = {
+        "id": str, "run": dict, "digest": str, "metrics": dict, "curves": dict, "history": list, "provenance": dict,
+    }  # fmt: skip
+    for key, kind in kinds.items():
+        if not isinstance(result.get(key), kind):
+            raise SqlibError(f"{path}: malformed: '{key}' is missing or not {kind.__name__}")
+    for name, value in result["metrics"].items():
+        if isinstance(value, bool) or not (value is None or isinstance(value, int | float)):
+            raise SqlibError(f"{path}: malformed: metrics.{name} is not a number")
+    return result
+
+
+def run_of(folder: Path) -> Run:
+    """The parameters of the finished run in `folder`; SqlibError if there is none or its parameters are not valid."""
+    result = read_result(folder)
+    try:
+        run = Run.model_validate(result["run"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SqlibError(f"{folder}/result.json: malformed: run.{where}: {first['msg']}") from None
+    if digest(run) != result["digest"]:
+        raise SqlibError(f"{folder}/result.json: altered: its parameters do not have the digest it states")
+    return run
+
+
+def load_model(folder: Path) -> "torch.nn.Module":
+    """The trained model of a run folder, in eval mode; SqlibError if anything is missing, damaged or does not fit."""
+    from sqlib.models import build_model
+
+    run = run_of(folder)
+    model = build_model(run.network, run.setup)
+    try:
+        model.load_state_dict(_read_tensors(Path(folder), "model.safetensors"), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SqlibError(f"{folder}/model.safetensors does not fit network '{run.network}': {reason}") from None
+    return model.eval()
+
+
+def load_per_image(folder: Path) -> dict[str, "torch.Tensor"]:
+    """The (N,) tensors of `per_image.safetensors`, one entry a test image; SqlibError if missing or damaged."""
+    return _read_tensors(Path(folder), "per_image.safetensors")
+
+
+def _read_tensors(folder: Path, name: str) -> dict[str, "torch.Tensor"]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    stated = read_result(folder).get("files", {}).get(name)
+    try:
+        content = (folder / name).read_bytes()
+        if stated and hashlib.sha256(content).hexdigest() != stated:
+            raise SqlibError(f"{folder / name}: damaged: its SHA-256 is not the one in result.json; make the run again")
+        return load(content)
+    except OSError as error:
+        raise SqlibError(f"{folder / name}: cannot be read: {error.strerror}") from None
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise SqlibError(f"{folder / name}: damaged: {error}") from None
+
+
+def describe_run(run: Run) -> "pandas.DataFrame":
+    """What decides a run, as a table with the columns `parameter` and `value`."""
+    import pandas
+
+    rows = {"data set": run.dataset, "network": run.network, "setup": f"{run.setup.name}: {run.setup.title}"}
+    for layer in NETWORK_LAYERS[run.network]:
+        weights, activations = (
+            f"{bits} bits" if bits != FLOAT else "float" for bits in run.setup.bits(layer, run.network)
+        )
+        rows[f"layer {layer}"] = f"weights {weights}, activations {activations}"
+    rows[f"layer {layer}"] = f"weights {weights}, logits not quantised"
+    if not run.setup.is_float:
+        rows["weight quantiser"] = run.setup.weight_method + (", zero-aligned" if run.setup.zero_aligned else "")
+    rows |= {"training": run.training.replace("_", " "), "seed": run.seed}
+    parameters = run.parameters.model_dump(exclude={"clip", "guidance"})
+    parameters |= {f"clip {name}": value for name, value in run.parameters.clip if not run.setup.is_float}
+    if run.training == "saliency_guided":
+        parameters |= {f"guidance {name}": value for name, value in run.parameters.guidance}
+    rows |= parameters
+    rows |= {f"test {name}": value for name, value in run.evaluation}
+    rows["threads"] = run.threads
+    shown = [
+        (name.replace("_", " "), f"{value:,}" if type(value) is int else str(value)) for name, value in rows.items()
+    ]
+    return pandas.DataFrame(shown, columns=["parameter", "value"])
+
+
+def any_run_folder(setup: str | None = None) -> Path:
+    """A finished run to look at: of the paper study, the reference or the smoke study, the first of this setup there is.
+
+    SqlibError if no run of any kind is finished; without one of this setup, another is taken.
+    """
+    folders = [
+        path.parent
+        for study in ("paper", "reference", "smoke")
+        for path in sorted((reports_root() / study / "runs").glob("*/*/*/*/seed*/model.safetensors"))
+        if (path.parent / "result.json").exists()
+    ]
+    if not folders:
+        raise SqlibError("no finished run in reports/: make some with 'make smoke' or 'make reproduce'")
+    return next((folder for folder in folders if setup is not None and folder.parts[-3] == setup), folders[0])
+
+
+def fault(folder: Path) -> str | None:
+    """Why a run has to be made (again), in a few words, or None: its result is whole and belongs to its parameters.
+
+    Reads and hashes the run's files, but builds no model: takes milliseconds, without importing torch.
+    """
+    folder = Path(folder)
+    if not (folder / "result.json").exists():
+        return "not made yet"
+    try:
+        stamp, result = read_json(folder / "parameters.json"), read_result(folder)
+        run_of(folder)
+    except SqlibError as error:
+        return str(error)
+    if result["digest"] != stamp.get("digest"):
+        return "its parameters were changed"
+    if result.get("sources") != stamp.get("sources"):
+        return "the code or the notebook that makes it was changed"
+    for name, stated in result.get("files", {}).items():
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if found != stated:
+            return f"{name} is damaged (its SHA-256 is not the one in result.json)"
+    return None
+
+
+def any_reports_folder(root: Path | None = None) -> Path:
+    """The first of reports/paper, reports/reference, reports/smoke that has a finished run; SqlibError when none has.
+
+    What a notebook opened by hand looks at when it is told nothing else.
+    """
+    root = reports_root() if root is None else Path(root)
+    for name in ("paper", "reference", "smoke"):
+        if next((root / name / "runs").glob("*/*/*/*/seed*/result.json"), None):
+            return root / name
+    raise SqlibError(f"no finished run under {root}: run `make smoke` (minutes) or `make reproduce` first")
+
+
+def any_run_folder(setup: str | None = None, root: Path | None = None) -> Path:
+    """The first finished run of `any_reports_folder` whose model is there, of this setup if there is one."""
+    runs = any_reports_folder(root) / "runs"
+    folders = sorted(path.parent for path in runs.glob("*/*/*/*/seed*/result.json") if (path.parent / "model.safetensors").exists())
+    if not folders:
+        raise SqlibError(f"no trained model under {runs}: run `make smoke` (minutes) or `make reproduce` first")
+    return next((folder for folder in folders if folder.parts[-3] == setup), folders[0])
+
+
+def describe_run(run: Run) -> "pandas.DataFrame":
+    """A run's parameters in words, one row each: for the first table of its notebooks."""
+    import pandas
+
+    p, clip, guidance = run.parameters, run.parameters.clip, run.parameters.guidance
+    rows = {
+        "data set": run.dataset,
+        "network": run.network,
+        "setup": f"{run.setup.name}: {run.setup.title}",
+        "training": run.training.replace("_", "-"),
+        "seed": run.seed,
+        "training images": f"{p.images:,}, {run.epochs} epochs in batches of {p.batch_size}",
+        "learning rate": f"{p.learning_rate:g} at its peak, weight decay {p.weight_decay:g}",
+    }
+    if not run.setup.is_float:
+        rows["weights"] = f"{run.setup.weight_method}{', zero-aligned' if run.setup.zero_aligned else ''}"
+        rows["PACT clip"] = f"starts at {clip.start:g}, penalty {clip.penalty:g}, learning rate {clip.learning_rate:g}"
+    if run.training == "saliency_guided":
+        rows["guidance"] = (
+            f"least salient {guidance.fraction:.0%} of the pixels ({guidance.rank} gradient of the {guidance.score}) "
+            f"replaced ({guidance.fill}), KL weight {guidance.kl_weight:g}{', clean branch detached' * guidance.detach_clean}"
+        )
+    return pandas.DataFrame({"value": {what: str(value) for what, value in rows.items()}}).rename_axis("parameter")
+
+
+def collect(study: Study | None, reports_folder: Path) -> "pandas.DataFrame":
+    """One row for every finished run, in the order of the study; `FIRST_COLUMNS` first, then its other metrics.
+
+    study: None takes every run under `<reports_folder>/runs`. Runs not made yet are left out. Rates are fractions 0..1,
+    absent values NaN. SqlibError if a result is malformed.
+    """
+    import pandas
+
+    runs = Path(reports_folder) / "runs"
+    if study is None:
+        folders = sorted(path.parent for path in runs.glob("*/*/*/*/seed*/result.json"))
+    else:
+        folders = [run.folder(reports_folder) for run in study.runs()]
+    rows = []
+    for folder in folders:
+        if not (folder / "result.json").exists():
+            continue
+        result, run = read_result(folder), run_of(folder)
+        keys = {"dataset": run.dataset, "network": run.network, "setup": run.setup.name, "training": run.training}
+        rows.append({**keys, "seed": run.seed, **result["metrics"]})
+    table = pandas.DataFrame(rows)
+    others = [column for column in table.columns if column not in FIRST_COLUMNS]
+    table = table.reindex(columns=[*FIRST_COLUMNS, *others])
+    numbers = [column for column in table.columns if column not in FIRST_COLUMNS[:4]]
+    table[numbers] = table[numbers].apply(pandas.to_numeric)
+    return table
+
+
+# ---- provenance ----------------------------------------------------------------------------------------------------
+
+
+def provenance(started: datetime | float | None = None) -> dict[str, Any]:
+    """Where a result comes from: code revision, versions, hardware, threads, times (UTC), peak memory of this process.
+
+    What cannot be found out (no git, say) is null; nothing here fails.
+    """
+    end = datetime.now(UTC)
+    if isinstance(started, int | float):
+        started = datetime.fromtimestamp(started, UTC)
+    torch = sys.modules.get("torch")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "git": git_state(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads() if torch else None,
+        "started": started.astimezone(UTC).isoformat(timespec="seconds") if started else None,
+        "ended": end.isoformat(timespec="seconds"),
+        "seconds": round((end - started).total_seconds(), 1) if started else None,
+        "peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """{"revision": commit, "dirty": whether tracked files differ from it}, or None outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
+        done.check_returncode()
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != REPOSITORY:
+            return None  # a copy without .git inside some other repository
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed version of each of `PACKAGES` (None: not installed)."""
+    versions: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def cpu_model() -> str | None:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or None
+
+
+def usable_cores() -> int:
+    """Number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def data_sums(dataset: str) -> dict[str, str]:
+    """SHA-256 of each file of a data set, as `sqlib.data` demands it."""
+    from sqlib.data import source_of
+
+    return dict(source_of(dataset).sha256)
+
+
+# ---- stamps: what has to be made again -----------------------------------------------------------------------------
+
+
+def write_stamps(study: Study, reports_folder: Path) -> list[Path]:
+    """Write the input stamps of every job of a study, but touch only files whose content changes; return those.
+
+    `runs/<id>/parameters.json` holds a resolved run and the digests of what its numbers depend on; `stamps/<page>.json`
+    the same for every other page. Snakemake compares their times with those of the outputs.
+    """
+    reports_folder = Path(reports_folder)
+    stamps = {run.folder(reports_folder) / "parameters.json": run_stamp(run) for run in study.runs()}
+    for name, content in page_stamps(study).items():
+        stamps[reports_folder / "stamps" / f"{name}.json"] = content
+    changed = []
+    for path, content in stamps.items():
+        data = to_json(content)
+        if not path.exists() or path.read_bytes() != data:
+            write_atomically(path, data)
+            changed.append(path)
+    return changed
+
+
+def run_stamp(run: Run) -> dict[str, Any]:
+    """What a run's numbers depend on: its parameters and the sources of `SOURCES["train"]`."""
+    return {"run": run.model_dump(mode="json"), "digest": digest(run), "sources": sources_of("train")}
+
+
+def page_stamps(study: Study) -> dict[str, dict[str, Any]]:
+    """The stamps of all pages but those of single runs, by name."""
+    runs = study.runs()
+    stamps: dict[str, dict[str, Any]] = {"saliency": {"sources": sources_of("saliency")}}
+    for dataset in study.datasets:
+        stamps[f"data_{dataset}"] = {"dataset": dataset, "sources": sources_of("data")}
+        for network in study.networks:
+            ids = [run.id for run in runs if (run.dataset, run.network) == (dataset, network)]
+            stamps[compare_page(study, dataset, network)] = {"runs": ids, "sources": sources_of("compare")}
+    stamps["tables"] = {"runs": [run.id for run in runs], "sources": sources_of("tables")}
+    stamps["index"] = {"study": study.model_dump(mode="json"), "sources": sources_of("index")}
+    return stamps
+
+
+def compare_page(study: Study, dataset: str, network: str) -> str:
+    """Name of the comparison page of a data set; that of the study's first network goes without the network's name."""
+    return f"compare_{dataset}" if network == study.networks[0] else f"compare_{dataset}_{network}"
+
+
+def sources_of(page: str) -> str:
+    """`sources_digest` of what a kind of page (a key of `SOURCES`) is made from."""
+    return sources_digest(SOURCES[page])
+
+
+@functools.cache
+def sources_digest(names: tuple[str, ...]) -> str:
+    """16 hexadecimal digits over the meaning of source files: comments, docstrings and formatting do not count.
+
+    names: a sqlib module (`train`), a notebook (`2_train.ipynb`, of which only the cells count) or a pattern of files
+    in `sqlib/` (`templates/*`, of which every byte counts). A file that is not there counts as empty. Computed once in
+    a process: what was imported does not change either.
+    """
+    parts = []
+    for name in names:
+        if name.endswith(".ipynb"):
+            parts.append((name, _notebook_meaning(REPOSITORY / "notebooks" / name)))
+        elif "*" in name:
+            files = sorted(path for path in (REPOSITORY / "sqlib").glob(name) if path.is_file())
+            parts += [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+        else:
+            path = REPOSITORY / "sqlib" / f"{name}.py"
+            parts.append((name, python_meaning(path.read_text(encoding="utf-8")) if path.exists() else ""))
+    return digest(parts)
+
+
+def python_meaning(source: str) -> str:
+    """Canonical text of Python code without comments, docstrings and formatting, the same on Python 3.11 to 3.13.
+
+    (`ast.dump` would do, but what it leaves out differs between those versions.)
+    """
+
+    def dump(node: Any) -> str:
+        if isinstance(node, ast.AST):
+            fields = ((name, getattr(node, name, None)) for name in node._fields)
+            inner = [f"{name}={dump(value)}" for name, value in fields if value is not None and value != []]
+            return f"{type(node).__name__}({','.join(inner)})"
+        if isinstance(node, list):
+            return f"[{','.join(dump(part) for part in node if not is_text(part))}]"
+        return repr(node)
+
+    def is_text(node: Any) -> bool:
+        return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+    return dump(ast.parse(source))
+
+
+def _notebook_meaning(path: Path) -> list[list[str]]:
+    if not path.exists():
+        return []
+    cells = []
+    for cell in read_json(path).get("cells", []):
+        source = "".join(cell.get("source", []))
+        if cell.get("cell_type") == "code":
+            with contextlib.suppress(SyntaxError):  # a cell with a magic command counts as it is written
+                source = python_meaning(source)
+        cells.append([str(cell.get("cell_type")), source])
+    return cells

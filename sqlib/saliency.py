@@ -1,0 +1,181 @@
+"""Saliency maps, through Captum where Captum has the method, and the masking that guided training is made of.
+
+A quantised network is piecewise constant: its true gradient is zero almost everywhere. A "gradient" map of it shows the
+gradient of the straight-through surrogate it was trained with, or (`unclipped`) of one that also passes above the clip.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
+from torch import Tensor, nn
+
+from sqlib.config import SqlibError, nearest
+from sqlib.models import evaluating
+from sqlib.quant import PACT
+
+METHODS = ("gradient", "input_x_gradient", "integrated_gradients", "smoothgrad", "grad_cam", "occlusion")
+SURROGATES = ("straight_through", "unclipped")
+
+SMOOTHGRAD_NOISE = 0.15
+"""Standard deviation of SmoothGrad's noise, in units of the pixel range [0, 1] (Smilkov et al. 2017 use 10 to 20%)."""
+SMOOTHGRAD_SAMPLES = 16
+INTEGRATION_STEPS = 32
+OCCLUSION_WINDOW, OCCLUSION_STRIDE = 5, 2
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode with parameters that ask for no gradient: explaining it then costs no weight gradients."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        with evaluating(model):
+            yield model
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def explanation_gradient(model: nn.Module, surrogate: str) -> Iterator[None]:
+    """Every PACT of the model takes this derivative above its clip: 0 (`straight_through`) or 1 (`unclipped`)."""
+    if surrogate not in SURROGATES:
+        raise SqlibError(f"unknown surrogate '{surrogate}'{nearest(surrogate, SURROGATES)}")
+    clips = [module for module in model.modules() if isinstance(module, PACT)]
+    before = [clip.unclipped for clip in clips]
+    for clip in clips:
+        clip.unclipped = surrogate == "unclipped"
+    try:
+        yield
+    finally:
+        for clip, value in zip(clips, before, strict=True):
+            clip.unclipped = value
+
+
+def saliency_map(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    method: str = "gradient",
+    surrogate: str = "straight_through",
+    batch: int = 500,
+) -> Tensor:
+    """Signed saliency maps (N,H,W) of the logits of `targets`; several input channels are added up.
+
+    Args:
+        images: (N,C,H,W) in [0,1].
+        targets: (N,) the explained class of each image.
+        method: `gradient` (Simonyan et al. 2013), `input_x_gradient`, `integrated_gradients` (from a black image;
+            Sundararajan et al. 2017), `smoothgrad` (Smilkov et al. 2017; seeded, so the same map each time), `grad_cam` (on the
+            last convolution's activation, enlarged bilinearly, not negative; Selvaraju et al. 2017), `occlusion` (5 x 5
+            window, stride 2, filled with black; Zeiler and Fergus 2014).
+        surrogate: `straight_through` or `unclipped`; without effect on a network that is not quantised.
+
+    Raises SqlibError for an unknown method or surrogate, and for `deep_lift`, whose rules do not know PACT.
+    """
+    if method in ("deep_lift", "deeplift", "DeepLift"):
+        raise SqlibError(f"method '{method}': DeepLift's rules do not know PACT layers; take one of {', '.join(METHODS)}")
+    if method not in METHODS:
+        raise SqlibError(f"unknown saliency method '{method}'{nearest(method, METHODS)}")
+    if len(images) != len(targets):
+        raise SqlibError(f"{len(images)} images but {len(targets)} targets: expected one class an image")
+    with frozen(model), explanation_gradient(model, surrogate):
+        parts = zip(images.split(batch), targets.split(batch), strict=True)
+        maps = [_attribute(model, part, target, method).detach().sum(dim=1) for part, target in parts]
+    return torch.cat(maps) if maps else images.new_zeros(0, *images.shape[2:])
+
+
+def _attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str) -> Tensor:
+    images = images.detach().clone().requires_grad_(method not in ("grad_cam", "occlusion"))
+    if method == "gradient":
+        return Saliency(model).attribute(images, target=targets, abs=False)
+    if method == "input_x_gradient":
+        return InputXGradient(model).attribute(images, target=targets)
+    if method == "integrated_gradients":
+        explainer = IntegratedGradients(model)
+        return explainer.attribute(images, target=targets, n_steps=INTEGRATION_STEPS, internal_batch_size=512)
+    if method == "smoothgrad":
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            torch.manual_seed(0)
+            return NoiseTunnel(Saliency(model)).attribute(
+                images,
+                nt_type="smoothgrad",
+                nt_samples=SMOOTHGRAD_SAMPLES,
+                nt_samples_batch_size=1,
+                stdevs=SMOOTHGRAD_NOISE,
+                target=targets,
+                abs=False,
+            )
+    if method == "grad_cam":
+        # Grad-CAM differentiates with respect to an inner layer, so some gradient must flow there.
+        images.requires_grad_()
+        explainer = LayerGradCam(model, model.last_convolution())
+        cam = explainer.attribute(images, target=targets, relu_attributions=True)
+        return F.interpolate(cam, size=images.shape[2:], mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        window = (images.shape[1], OCCLUSION_WINDOW, OCCLUSION_WINDOW)
+        strides = (images.shape[1], OCCLUSION_STRIDE, OCCLUSION_STRIDE)
+        return Occlusion(model).attribute(images, window, strides=strides, baselines=0, target=targets)
+
+
+def input_gradient(model: nn.Module, images: Tensor, targets: Tensor, score: str = "logit") -> Tensor:
+    """Gradient maps (N,H,W) of the target's `logit` or `log_prob`, in eval mode: what guided training ranks pixels by."""
+    with frozen(model):
+        images = images.detach().requires_grad_()
+        logits = model(images)
+        if score == "log_prob":
+            logits = logits.log_softmax(dim=1)
+        (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), images)
+    return gradient.sum(dim=1)
+
+
+def mask_least_salient(
+    images: Tensor,
+    saliency: Tensor,
+    fraction: float,
+    rank: str = "signed",
+    fill: str = "uniform",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Copies of the images with the least salient pixels replaced (Ismail et al. 2021, algorithm 1, line 6).
+
+    Args:
+        images: (N,C,H,W).
+        saliency: (N,H,W).
+        fraction: of the pixels to replace, 0 to 1; their number is rounded down.
+        rank: `signed` takes the lowest values, `abs` the smallest absolute values.
+        fill: `uniform` noise between the image's own smallest and largest value, its `corner` pixel, or its `mean`.
+        generator: for the noise.
+
+    Raises ValueError for a fraction outside [0, 1], an unknown rank or fill, or shapes that do not fit.
+    """
+    n, channels, height, width = images.shape
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction = {fraction}: expected 0 to 1")
+    if saliency.shape != (n, height, width):
+        raise ValueError(f"saliency {tuple(saliency.shape)}: expected {(n, height, width)}, one map an image")
+    if rank not in ("signed", "abs"):
+        raise ValueError(f"rank = '{rank}': expected 'signed' or 'abs'")
+    scores = saliency.flatten(1)
+    count = int(fraction * scores.shape[1] + 1e-9)  # 0.29 x 100 is 28.999... in floating point
+    if rank == "abs":
+        scores = scores.abs()
+    lowest = scores.topk(count, dim=1, largest=False, sorted=False).indices
+    pixels = images.detach().reshape(n, channels, -1)
+    where = lowest.unsqueeze(1).expand(n, channels, count)
+    if fill == "uniform":
+        low, high = pixels.flatten(1).aminmax(dim=1)
+        low, high = low.view(n, 1, 1), high.view(n, 1, 1)
+        noise = torch.rand(n, channels, count, generator=generator, device=images.device, dtype=images.dtype)
+        values = noise.mul_(high - low).add_(low)
+    elif fill == "corner":
+        values = pixels[:, :, :1].expand(n, channels, count)
+    elif fill == "mean":
+        values = pixels.mean(dim=2, keepdim=True).expand(n, channels, count)
+    else:
+        raise ValueError(f"fill = '{fill}': expected 'uniform', 'corner' or 'mean'")
+    return pixels.scatter(2, where, values).view_as(images)

@@ -1,0 +1,255 @@
+"""Training, ordinary and saliency-guided, and the measurements of a finished run.
+
+Saliency-guided training (Ismail et al. 2021, arXiv 2111.14338, algorithm 1), one step: explain the batch in eval mode,
+replace each image's least salient pixels by noise, and minimise
+`CE(f(x), y) + kl_weight * KL(f(x) || f(x~))` in train mode, with the gradient through both branches.
+PACT adds `penalty * sum(alpha^2)`; its clips have their own parameter group and learning rate.
+"""
+
+import ctypes
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sqlib import metrics
+from sqlib.config import Guidance, Run, SqlibError
+from sqlib.data import Dataset, stratified_indices, to_float
+from sqlib.models import Network, build_model, cost, predict
+from sqlib.saliency import input_gradient, mask_least_salient, saliency_map
+
+@dataclass
+class Progress:
+    """What `fit` hands to `on_epoch` after each epoch.
+
+    `strip_images` and `strip_maps` (10,28,28): the same ten validation images each time, one of each class, and the
+    signed gradient maps of the classes that the model predicts for them now.
+    """
+
+    model: Network
+    history: list[dict]
+    strip_images: Tensor
+    strip_maps: Tensor
+    epochs: int
+
+
+def seeded_model(run: Run, device: str | torch.device = "cpu") -> Network:
+    """The run's network as its seed initialises it, clips at their start."""
+    torch.manual_seed(run.seed)
+    model = build_model(run.network, run.setup)
+    with torch.no_grad():
+        for clip in model.clips().values():
+            clip.alpha.fill_(run.parameters.clip.start)
+    return model.to(device)
+
+
+def make_optimizer(model: Network, run: Run, steps: int):
+    """Adam with two parameter groups, weights and clips, and their schedule: `warm_cosine` over `steps`."""
+    p = run.parameters
+    clips = [clip.alpha for clip in model.clips().values()]
+    weights = [w for w in model.parameters() if all(w is not alpha for alpha in clips)]
+    groups = [{"params": weights, "lr": p.learning_rate, "weight_decay": p.weight_decay}]
+    if clips:
+        groups.append({"params": clips, "lr": p.clip.learning_rate})
+    optimizer = torch.optim.Adam(groups, foreach=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
+    return optimizer, schedule
+
+
+def warm_cosine(step: int, steps: int, warm: float = 0.15) -> float:
+    """Share of the peak learning rate at `step`: up in a straight line over the first `warm` of the steps, down in a cosine."""
+    rise = max(1, round(warm * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / max(1, steps + 1 - rise)))
+
+
+def guided_loss(
+    model: Network, images: Tensor, labels: Tensor, guidance: Guidance, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Saliency-guided loss of a batch and its logits on the clean images; leaves no gradient on `images`."""
+    saliency = input_gradient(model, images, labels, guidance.score)
+    masked = mask_least_salient(images, saliency, guidance.fraction, guidance.rank, guidance.fill, generator)
+    # One pass over both halves: the same arithmetic as two, in larger matrices.
+    clean_logits, masked_logits = model(torch.cat([images, masked])).chunk(2)
+    clean = clean_logits.log_softmax(dim=1)
+    if guidance.detach_clean:
+        clean = clean.detach()
+    divergence = F.kl_div(masked_logits.log_softmax(dim=1), clean, log_target=True, reduction="batchmean")
+    return F.cross_entropy(clean_logits, labels) + guidance.kl_weight * divergence, clean_logits
+
+
+def train_step(
+    model: Network, optimizer, images: Tensor, labels: Tensor, run: Run, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step on images (N,1,28,28) and labels (N,); `(loss, number right)`, still on the device."""
+    model.train()
+    if run.training == "saliency_guided":
+        loss, logits = guided_loss(model, images, labels, run.parameters.guidance, generator)
+    else:
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels)
+    clips = model.clips().values()
+    penalty = sum(clip.alpha.square() for clip in clips) * run.parameters.clip.penalty
+    optimizer.zero_grad(set_to_none=True)
+    (loss + penalty).backward()
+    optimizer.step()
+    for clip in clips:
+        clip.project_()
+    return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+
+
+def fit(
+    run: Run, data: Dataset, on_epoch: Callable[[Progress], None] | None = None, device: str = "cpu"
+) -> tuple[Network, list[dict]]:
+    """Train one run; `(model in eval mode, history with one entry an epoch)`. The test images are not looked at.
+
+    Everything random comes from the run's seed: on one machine the same run gives the same bytes. Raises SqlibError, with
+    epoch and step, when the loss stops being a number.
+    """
+    torch.set_num_threads(run.threads)
+    keep_memory()
+    p = run.parameters
+    model = seeded_model(run, device)
+    chosen = stratified_indices(data.train_labels, p.images)
+    images, labels = data.train_images[chosen].to(device), data.train_labels[chosen].to(device)
+    val = stratified_indices(data.validation_labels, p.validation_images)
+    val_images, val_labels = to_float(data.validation_images[val]).to(device), data.validation_labels[val].to(device)
+    strip = torch.stack([(val_labels == c).nonzero()[0, 0] for c in range(10)])
+
+    steps_an_epoch = math.ceil(len(images) / p.batch_size)
+    optimizer, schedule = make_optimizer(model, run, steps_an_epoch * run.epochs)
+    shuffle = torch.Generator().manual_seed(run.seed)
+    noise = torch.Generator(device).manual_seed(run.seed + 1)
+    history = []
+    for epoch in range(1, run.epochs + 1):
+        start = time.perf_counter()
+        losses, right = [], []
+        for batch in torch.randperm(len(images), generator=shuffle).to(device).split(p.batch_size):
+            loss, correct = train_step(model, optimizer, to_float(images[batch]), labels[batch], run, noise)
+            if loss.is_cpu and not loss.isfinite():  # on a GPU looking would stall every step: there, once an epoch
+                raise _diverged(run, epoch, len(losses) + 1)
+            schedule.step()
+            losses.append(loss * len(batch))
+            right.append(correct)
+        seconds = time.perf_counter() - start
+        losses = torch.stack(losses)
+        if not losses.isfinite().all():
+            raise _diverged(run, epoch, int((~losses.isfinite()).nonzero()[0, 0]) + 1)
+        logits = predict(model, val_images)
+        predicted = logits.argmax(dim=1)
+        maps = saliency_map(model, val_images, predicted)
+        history.append(
+            {
+                "epoch": epoch,
+                "train_loss": float(losses.sum() / len(images)),
+                "train_accuracy": float(torch.stack(right).sum() / len(images)),
+                "val_loss": float(F.cross_entropy(logits, val_labels)),
+                "val_accuracy": float((predicted == val_labels).double().mean()),
+                "val_dead_map_rate": float(metrics.dead(maps).double().mean()),
+                "val_gini": float(metrics.gini(maps).nanmean()),
+                "clips": {name: clip.alpha.item() for name, clip in model.clips().items()},
+                "seconds": seconds,
+            }
+        )
+        if on_epoch is not None:
+            on_epoch(Progress(model, history, val_images[strip, 0].cpu(), maps[strip].cpu(), run.epochs))
+    return model.eval(), history
+
+
+def _diverged(run: Run, epoch: int, step: int) -> SqlibError:
+    return SqlibError(
+        f"{run.id}: training diverged: the loss is not a finite number at epoch {epoch}, step {step}; "
+        "lower training.learning_rate or training.clip.learning_rate"
+    )
+
+
+@dataclass
+class Measurements:
+    """`metrics`: one number each; `curves`: accuracy at each blanked fraction; `per_image`: (N,) over the test images."""
+
+    metrics: dict[str, float]
+    curves: dict[str, list[float]]
+    per_image: dict[str, Tensor]
+
+
+def measure(run: Run, model: Network, history: list[dict], data: Dataset, device: str = "cpu") -> Measurements:
+    """The finished run's measurements on the test images: the only place where they are used.
+
+    Maps: gradient of the predicted class. Faithfulness: deletion on the first `faithfulness_images` test images.
+    """
+    torch.set_num_threads(run.threads)
+    images = to_float(data.test_images[: run.evaluation.images]).to(device)
+    labels = data.test_labels[: run.evaluation.images].to(device)
+    predicted = predict(model, images).argmax(dim=1)
+    maps = saliency_map(model, images, predicted)
+    clarity = {
+        "gini": metrics.gini(maps),
+        "entropy": metrics.entropy(maps),
+        "total_variation": metrics.total_variation(maps),
+        "foreground_lift": metrics.foreground_lift(maps, images),
+    }
+    dead = metrics.dead(maps)
+
+    few = min(run.evaluation.faithfulness_images, len(images))
+    deletion, random = (
+        metrics.deletion_curve(model, images[:few], labels[:few], order.to(device))
+        for order in (metrics.salient_order(maps[:few]), metrics.random_order(few, maps[0].numel(), seed=run.seed))
+    )
+    deletion_auc, random_auc = metrics.area_under(deletion), metrics.area_under(random)
+    return Measurements(
+        metrics={
+            "val_accuracy": history[-1]["val_accuracy"],
+            "test_accuracy": float((predicted == labels).double().mean()),
+            "dead_map_rate": float(dead.double().mean()),
+            **{name: float(values.nanmean()) for name, values in clarity.items()},
+            "deletion_auc": deletion_auc,
+            "random_auc": random_auc,
+            "faithfulness_gap": random_auc - deletion_auc,
+            "train_seconds": sum(entry["seconds"] for entry in history),
+            **cost(model),
+        },
+        curves={"fractions": list(metrics.FRACTIONS), "deletion": deletion.tolist(), "random": random.tolist()},
+        per_image={
+            "prediction": predicted.cpu(),
+            "correct": (predicted == labels).to(torch.uint8).cpu(),
+            "dead": dead.to(torch.uint8).cpu(),
+            **{name: values.cpu() for name, values in clarity.items()},
+        },
+    )
+
+
+def step_seconds(run: Run, repeats: int = 3) -> float:
+    """Seconds that one training step of the run takes here (median of `repeats` after a first one), on random pixels."""
+    torch.set_num_threads(run.threads)
+    keep_memory()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(run.parameters.batch_size, 1, 28, 28, generator=generator)
+    labels = torch.randint(10, (run.parameters.batch_size,), generator=generator)
+    with torch.random.fork_rng():
+        model = seeded_model(run)
+    optimizer, _ = make_optimizer(model, run, repeats + 2)
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        train_step(model, optimizer, images, labels, run, generator)
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[repeats // 2]
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory instead of giving it back to the system after every step; elsewhere, do nothing.
+
+    A step allocates the same few large tensors each time. Fetching fresh zeroed pages for them took a third of the step.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)

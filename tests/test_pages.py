@@ -1,0 +1,201 @@
+"""Pages from executed notebooks: nothing lost, nothing remote, nothing unescaped, and fit for a phone."""
+
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import nbformat.v4 as v4
+import pytest
+
+from sqlib import pages
+from sqlib.config import SqlibError
+from sqlib.execution import execute
+from sqlib.pages import check_size, render
+
+SHOW = """
+import sys
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import HTML, Javascript, display
+from sqlib.notebook import figure, prose, table
+
+fig, axes = plt.subplots(1, 4, figsize=(10, 2.5))
+figure(fig, "axes", "Four empty axes.", "Four axes, all of them empty")
+wide = {f"a long column {i}": [i] for i in range(12)}
+table(pd.DataFrame({"setup": ["<script>alert(1)</script>"], **wide}), "t", "Wide")
+prose("computed: **7.25**")
+print("\\x1b[31mred\\x1b[0m <tag>")
+print("a warning", file=sys.stderr)
+display(Javascript("alert(2)"))
+display({"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "IntSlider(value=3)"}, raw=True)
+"""
+
+
+BROWSER_OPTIONS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=3000"),
+]
+
+
+class Elements(HTMLParser):
+    """Every start tag of a page with its attributes."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def assert_offline(path: Path) -> None:
+    """No script, no event handler, and no address of another machine outside plain links."""
+    for tag, attributes in Elements(path).found:
+        assert tag not in ("script", "iframe", "object", "embed"), tag
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if tag != "a" and name in ("src", "href", "srcset", "data", "poster"):
+                assert not re.match(r"\s*(https?:)?//", value or ""), (tag, value)
+    style = re.search(r"<style>(.*?)</style>", path.read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert "@import" not in style
+    assert "url(" not in style
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(page of a good run, page of a failed run), really executed."""
+    folder = tmp_path_factory.mktemp("pages")
+    cells = [
+        v4.new_markdown_cell("# What does a bit cost?\n\nWhy *this* is asked.\n\n## First"),
+        v4.new_code_cell("fail = False\nfolder = None", metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(SHOW),
+        v4.new_code_cell("if fail:\n    raise ValueError('no <such> thing')\n6 * 7"),
+    ]
+    nbformat.write(v4.new_notebook(cells=cells), folder / "n.ipynb")
+    for name, fail in (("good", False), ("bad", True)):
+        parameters = {"fail": fail, "folder": pages.REPOSITORY / "reports" / "smoke"}
+        try:
+            execute(folder / "n.ipynb", folder / f"{name}.ipynb", parameters, 120)
+            assert not fail
+        except SqlibError:
+            assert fail
+        render(
+            folder / f"{name}.ipynb",
+            folder / f"{name}.html",
+            "A <b>title</b>",
+            [("Study", "index.html"), ("Run", None)],
+            {"Run it again": "make 'x' <y>", "Machine": "two cores"},
+            ("Before", "a.html"),
+            ("After", "b.html"),
+        )
+    return folder / "good.html", folder / "bad.html"
+
+
+def test_page_says_what_it_is(made):
+    text, page = made[0].read_text(), Elements(made[0])
+    assert page.all("html") == [{"lang": "en"}]
+    assert "<title>A &lt;b&gt;title&lt;/b&gt;</title>" in text
+    assert len(page.all("h1")) == 1
+    assert "What does a bit cost?</h1>" in text
+    assert "Run it again</dt><dd>make &#39;x&#39; &lt;y&gt;</dd>" in text
+    assert {"rel": "prev", "href": "a.html"} in page.all("a")
+    assert {"rel": "next", "href": "b.html"} in page.all("a")
+    assert '<a href="index.html">Study</a>' in text
+    assert '<span aria-current="page">Run</span>' in text
+
+
+def test_page_keeps_what_the_notebook_shows(made):
+    text, page = made[0].read_text(), Elements(made[0])
+    assert [image["alt"] for image in page.all("img")] == ["Four axes, all of them empty"]
+    assert "<figcaption>Four empty axes.</figcaption>" in text
+    assert {th.get("scope") for th in page.all("th")} == {"col", "row"}
+    assert "computed: <strong>7.25</strong>" in text
+    assert '<span class="ansi-red-fg">red</span> &lt;tag&gt;' in text
+    assert re.search(r'<pre class="output" tabindex="0">42</pre>', text)
+    assert "<summary>Code" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_page_leaves_out_what_readers_do_not_need(made):
+    text = made[0].read_text()
+    assert ">a warning" not in text
+    assert "IntSlider" not in re.sub(r"<details class=\"code\">.*?</details>", "", text, flags=re.DOTALL)
+    assert "mathjax" not in text.lower()
+    body, footer = text.split("<footer>")
+    assert "fail = False" not in re.sub("<[^>]*>", "", body)  # parameters stand at the end, resolved, paths shortened
+    assert "<dt><code>folder</code></dt><dd><code>&#39;reports/smoke&#39;</code></dd>" in footer
+    assert str(pages.REPOSITORY) not in text
+
+
+def test_a_failed_run_shows_its_traceback(made):
+    text = made[1].read_text()
+    assert "This cell failed: ValueError" in text
+    assert "no &lt;such&gt; thing" in text
+    assert ">a warning" in text
+
+
+def test_pages_are_offline_and_small(made):
+    for page in made:
+        assert_offline(page)
+        assert check_size(page) < 100_000
+    assert (pages.TEMPLATES / "style.css").stat().st_size < 12_000
+
+
+def test_a_large_page_is_noticed(made):
+    with pytest.warns(UserWarning, match=r"good\.html: \d+ kB, more than the 1 kB"):
+        check_size(made[0], limit=1000)
+
+
+def test_render_refuses_what_is_no_notebook(tmp_path):
+    (tmp_path / "cut.ipynb").write_text('{"cells": [')
+    with pytest.raises(SqlibError, match=r"cut\.ipynb: not a readable notebook"):
+        render(tmp_path / "cut.ipynb", tmp_path / "x.html", "t")
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_notebook_without_heading_gets_its_title(tmp_path):
+    nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("text")]), tmp_path / "n.ipynb")
+    render(tmp_path / "n.ipynb", tmp_path / "n.html", "The title")
+    assert "<h1>The title</h1>" in (tmp_path / "n.html").read_text()
+
+
+def browser() -> str:
+    """Chromium's path; without one the test fails in CI and is skipped elsewhere."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("no chromium found: CI must install it (apt-get install chromium)")
+        pytest.skip("no chromium found: pages are not measured in a browser (apt-get install chromium)")
+    return found
+
+
+def measure(page: Path, width: int, folder: Path) -> tuple[int, int]:
+    """(width of the window, width of what is laid out) of a page in a real browser, in CSS pixels."""
+    # A window is never narrower than 500 pixels, a frame is; it tells its widths to the page around it.
+    told = "<script>parent.postMessage(innerWidth + ' ' + document.documentElement.scrollWidth, '*')</script>"
+    (folder / "inner.html").write_text(page.read_text().replace("</body>", f"{told}</body>"))
+    outer = folder / "outer.html"
+    outer.write_text(
+        "<!DOCTYPE html><script>onmessage = message => document.documentElement.dataset.widths = message.data</script>"
+        f'<iframe src="inner.html" style="width: {width}px; height: 900px; border: 0"></iframe>'
+    )
+    command = [browser(), *BROWSER_OPTIONS, f"--user-data-dir={folder}/profile{width}", "--dump-dom", outer.as_uri()]
+    dump = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    window, content = re.search(r'data-widths="(\d+) (\d+)"', dump).groups()
+    return int(window), int(content)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_page_scrolls_sideways(made, tmp_path, width):
+    for page in made:
+        window, content = measure(page, width, tmp_path)
+        assert window == width
+        assert content <= width
