@@ -90,7 +90,7 @@ def train(name: StudyName, run_id: RunId) -> None:
     folder = page.notebook.parent
     stamp, now = folder / "parameters.json", runs.to_json(runs.run_stamp(study.run(run_id)))
     if os.environ.get("SQLIB_JOB") and stamp.exists() and stamp.read_bytes() != now:
-        raise SqlibError(f"{run_id}: parameters or code were changed since the study was started: start it again")
+        raise SqlibError("parameters or code were changed since the study was started: start it again")
     if not stamp.exists() or stamp.read_bytes() != now:
         runs.write_atomically(stamp, now)
     if runs.fault(folder) is None:
@@ -102,7 +102,7 @@ def train(name: StudyName, run_id: RunId) -> None:
         parameters = {"study": name, "run_id": run_id, "folder": folder}
         page.execute(parameters, [folder / name for name in files], study.threads, TIME_LIMITS["train"])
         if broken := runs.fault(folder):
-            raise SqlibError(f"{run_id}: the notebook left no valid result: {broken}")
+            raise SqlibError(f"the notebook left no valid result: {broken}")
     page.render()
 
 
@@ -197,38 +197,43 @@ class Page:
     html: Path
     result: Path | None  # what the notebook writes as its last act; None: it gets no `result_file`
     title: str
+    command: str  # what makes it, behind `python -m sqlib`
     run: Run | None = None
 
     @classmethod
-    def _plain(cls, study: Study, kind: str, source: str, name: str, title: str) -> "Page":
+    def _plain(cls, study: Study, kind: str, source: str, name: str, title: str, command: str) -> "Page":
         reports = runs.reports_root() / study.name
         executed, result = reports / "notebooks" / f"{name}.ipynb", reports / "results" / f"{name}.json"
-        return cls(study, kind, source, executed, reports / f"{name}.html", result, title)
+        return cls(study, kind, source, executed, reports / f"{name}.html", result, title, command)
 
     @classmethod
     def data(cls, study: Study, dataset: str) -> "Page":
-        return cls._plain(study, "data", "1_data.ipynb", f"data_{dataset}", f"The data: {dataset}")
+        command = f"data {dataset} --study {study.name}"
+        return cls._plain(study, "data", "1_data.ipynb", f"data_{dataset}", f"The data: {dataset}", command)
 
     @classmethod
     def compare(cls, study: Study, dataset: str, network: str) -> "Page":
         name = runs.compare_page(study, dataset, network)
-        return cls._plain(study, "compare", "4_compare.ipynb", name, f"Comparison: {dataset}, {network}")
+        title, command = f"Comparison: {dataset}, {network}", f"compare {study.name} {dataset} --network {network}"
+        return cls._plain(study, "compare", "4_compare.ipynb", name, title, command)
 
     @classmethod
     def tables(cls, study: Study) -> "Page":
-        return cls._plain(study, "tables", "5_tables.ipynb", "tables", "Tables")
+        return cls._plain(study, "tables", "5_tables.ipynb", "tables", "Tables", f"tables {study.name}")
 
     @classmethod
     def train(cls, study: Study, run: Run) -> "Page":
         folder = run.folder(runs.reports_root() / study.name)
         paths = folder / "notebook.ipynb", folder / "train.html"
-        return cls(study, "train", "2_train.ipynb", *paths, None, f"Training {run.id}", run)
+        words = f"Training {run.id}", f"train {study.name} {run.id}"
+        return cls(study, "train", "2_train.ipynb", *paths, None, *words, run)
 
     @classmethod
     def saliency(cls, study: Study, run: Run) -> "Page":
         folder = run.folder(runs.reports_root() / study.name)
         paths = folder / "saliency.ipynb", folder / "saliency.html", folder / "saliency.json"
-        return cls(study, "saliency", "3_saliency.ipynb", *paths, f"Saliency of {run.id}", run)
+        words = f"Saliency of {run.id}", f"saliency {study.name} {run.id}"
+        return cls(study, "saliency", "3_saliency.ipynb", *paths, *words, run)
 
     @classmethod
     def all(cls, study: Study) -> list["Page"]:
@@ -245,17 +250,6 @@ class Page:
     @property
     def reports(self) -> Path:
         return runs.reports_root() / self.study.name
-
-    @property
-    def command(self) -> str:
-        """What makes this page."""
-        name = self.study.name
-        what = {
-            "data": f"data {self.html.stem.removeprefix('data_')} --study {name}",
-            "compare": f"compare {name} {self.html.stem.removeprefix('compare_')}",
-        }
-        last = f" {self.run.id}" if self.run else ""
-        return f"python -m sqlib {what.get(self.kind, f'{self.kind} {name}{last}')}"
 
     def execute(
         self, parameters: dict, required: list[Path], threads: int = 1, limit: float = TIME_LIMITS["page"]
@@ -292,7 +286,7 @@ class Page:
 
     def facts(self) -> dict[str, str]:
         """What stands at the foot of the page: which run, the command that makes it, when, on what."""
-        facts = {"Study": self.study.name, "Made by": self.command}
+        facts = {"Study": self.study.name, "Made by": f"python -m sqlib {self.command}"}
         origin = runs.provenance()
         if self.run is not None:
             facts["Run"] = self.run.id
@@ -544,7 +538,9 @@ class Listing:
 
 def pending(snakemake: list[str], log: Path) -> dict[int, Job]:
     """The jobs Snakemake would run now, by its number; SqlibError if it cannot tell."""
-    done = subprocess.run([*snakemake, "--dry-run"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [*snakemake, "--dry-run"], env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
     output = done.stdout + done.stderr
     if done.returncode:
         runs.write_atomically(log, output.encode())
@@ -552,6 +548,12 @@ def pending(snakemake: list[str], log: Path) -> dict[int, Job]:
     listing = Listing()
     events = [event for line in output.splitlines() if (event := listing.feed(line))]
     return {number: job for kind, number, job in events if kind == "started" and job and job.rule != "all"}
+
+
+def environment() -> dict[str, str]:
+    """Of Snakemake and its jobs: sqlib is found whether or not it is installed."""
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def last_words(output: str) -> str:
@@ -639,10 +641,9 @@ def drive(snakemake: list[str], log: Path, progress: Progress, lock: int) -> int
         raise SystemExit(128 + number)
 
     old = {number: signal.signal(number, stop_on) for number in (signal.SIGTERM, signal.SIGHUP)}
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
-        snakemake, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True, pass_fds=[lock],
+        snakemake, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", start_new_session=True, pass_fds=[lock],
         preexec_fn=lambda: die_with_parent(signal.SIGKILL),
     )  # fmt: skip
     listing = Listing()
@@ -690,8 +691,10 @@ def end(process: subprocess.Popen) -> None:
 
 def problems(progress: Progress, code: int, log: Path) -> None:
     """Print what failed, and what was therefore not made."""
-    for line in progress.failed.values():
-        print(f"failed: {line}", file=sys.stderr)
+    failed = [f"{progress.jobs[number].rule} {progress.jobs[number].target}".strip() for number in progress.failed]
+    if failed:
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        print(f"failed: {count(len(failed), 'job')}: {', '.join(failed[:5])}{more}", file=sys.stderr)
     waiting = len(progress.jobs) - len(progress.finished) - len(progress.failed)
     if waiting:
         print(f"not made, because they need what failed: {count(waiting, 'job')}", file=sys.stderr)

@@ -11,12 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sqlib.config import SqlibError
-from sqlib.execution import execute
-from sqlib.index import write_index
-from sqlib.pages import flat_table, render, table_cells, table_html
+from sqlib.pages import flat_table, table_cells, table_html
 from sqlib.runs import to_json, write_atomically
-
-__all__ = ["execute", "figure", "figures_to", "finish", "prose", "render", "table", "tables_to", "write_index"]
 
 _folders: dict[str, Path | None] = {"figures": None, "tables": None}
 

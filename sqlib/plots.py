@@ -16,8 +16,10 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy.ndimage import binary_fill_holes, binary_opening
 
 from sqlib.config import SqlibError, Study, load_study
+from sqlib.data import DATASETS
 from sqlib.metrics import DEAD_BELOW, spearman, ssim, top_iou
 from sqlib.runs import collect, read_json, reports_root
 from sqlib.saliency import saliency_map
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 WIDTH = 8.0
 """Width of a figure in inches."""
-MAP_COLOURS = "magma_r"
+MAP_COLOURS = matplotlib.colormaps["magma_r"].resampled(32)
+"""Perceptually uniform; 32 steps, which the eye does not see and which halve a picture's bytes."""
 INK, FAINT = "#1a1a1a", "#767676"
 STYLE = {
     "font.size": 10,
@@ -59,7 +62,7 @@ class SetupStyle(NamedTuple):
         return readable(self.colour)
 
 
-# The colours of Okabe and Ito (2008), which people with any colour vision can tell apart, without the yellow, and a grey.
+# The colours of Okabe and Ito (2008), which people with any colour vision can tell apart: no yellow, but a grey.
 SETUP_STYLE = {
     "fp32": SetupStyle("#000000", "o"),
     "w8a8": SetupStyle("#999999", "P"),
@@ -90,8 +93,11 @@ PERCENT = ("test_accuracy", "val_accuracy", "dead_map_rate")
 
 
 def setup_style(setups: Sequence) -> dict[str, SetupStyle]:
-    """Style of each setup (names or `Setup`s), in their order. A name without a style of its own gets one from its
-    letters, so it looks the same in every figure; among these setups no two look alike while there are enough styles."""
+    """Style of each setup (names or `Setup`s), in their order.
+
+    A name without a style of its own gets one from its letters, so it looks the same in every figure; no two of
+    these setups look alike while there are enough styles.
+    """
     names = [getattr(setup, "name", setup) for setup in setups]
     styles = {name: SETUP_STYLE[name] for name in names if name in SETUP_STYLE}
     choices = len(_COLOURS) * len(_MARKERS)
@@ -119,6 +125,11 @@ def readable(colour: str) -> tuple[float, float, float]:
 def training_title(training: str) -> str:
     """A training's name in words."""
     return TRAINING_TITLES.get(training, training.replace("_", " "))
+
+
+def dataset_title(name: str) -> str:
+    """A data set's name as its makers write it."""
+    return DATASETS[name].title if name in DATASETS else name
 
 
 def _styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -159,8 +170,11 @@ def _frame(axis) -> None:
 def _draw_map(axis, saliency: np.ndarray, image: np.ndarray, top: float) -> None:
     """|map| in colour from 0 to `top`, the outline of the image's object over it; a dead map is named."""
     axis.imshow(saliency, cmap=MAP_COLOURS, vmin=0, vmax=top or 1, interpolation="nearest")
-    if image.max() > image.min():
-        axis.contour(image, levels=[0.35 * image.max()], colors=["#6f8fa0"], linewidths=0.5, alpha=0.8)
+    object_ = binary_fill_holes(image > 0.05)  # without the pattern on a shirt; the hole of a 0 stays, being large
+    holes = object_ & (image <= 0.05)
+    object_ &= ~binary_opening(holes, iterations=1)
+    if object_.any() and not object_.all():
+        axis.contour(object_, levels=[0.5], colors=["#5f8296"], linewidths=0.6)
     _frame(axis)
     if saliency.max() < DEAD_BELOW:
         middle = ((saliency.shape[1] - 1) / 2, (saliency.shape[0] - 1) / 2)
@@ -185,8 +199,9 @@ def map_grid(
         maps: (R,C,28,28), signed or not.
         groups: (heading, number of columns) over neighbouring columns, together C.
         notes: (R,C) short words in a panel's lower corner, such as a wrong prediction; "" for none.
-        scale: `share` divides each map by its sum (a pixel's share of the map), `row` takes maps as they are; both colour
-            one row alike, up to the 99.8th percentile of its pixels. `map` gives each map a scale of its own. The figure says which.
+        scale: `share` divides each map by its sum (a pixel's share of the map), `row` takes maps as they are; both
+            colour one row alike, up to the 99.8th percentile of its pixels. `map` gives each map a scale of its own.
+            The figure says which.
     """
     if scale not in ("share", "row", "map"):
         raise ValueError(f"scale = '{scale}': expected 'share', 'row' or 'map'")
@@ -194,14 +209,15 @@ def map_grid(
     rows, columns = maps.shape[:2]
     if len(images) != rows or len(row_labels) != rows or len(col_labels) != columns:
         raise ValueError(
-            f"maps {maps.shape} do not fit {len(images)} images, {len(row_labels)} row and {len(col_labels)} column labels"
+            f"maps {maps.shape} do not fit {len(images)} images, {len(row_labels)} row labels, {len(col_labels)} column"
+            " labels"
         )
     if scale == "share":
         total = maps.sum(axis=(2, 3), keepdims=True)
         maps = np.where(total > 0, maps / np.where(total > 0, total, 1), 0.0)
 
     left, right, below = 0.06 + 0.075 * max(map(len, row_labels), default=0), 0.05, 0.34
-    above = 0.3 + 0.28 * bool(groups)
+    above = 0.25 + 0.24 * bool(groups)
     ends = list(np.cumsum([count for _, count in groups]))[:-1]
     width_units = columns + 1 + 0.15 + 0.15 * len(ends)
     cell = min(1.05, (WIDTH - left - right) / width_units)
@@ -260,8 +276,8 @@ def film_strip(
 ) -> Figure:
     """The maps of the same images after each epoch, epochs downwards: strips is a list of (K,28,28), images (K,28,28).
 
-    One scale an image (a column) over the epochs. Beyond `most` epochs, evenly spaced ones are shown, with first and last.
-    `epochs`: their numbers, 1, 2... by default.
+    One scale an image (a column) over the epochs. Beyond `most` epochs, evenly spaced ones are shown, with first and
+    last. `epochs`: their numbers, 1, 2... by default.
     """
     images = _pixels(images)
     strips = [np.abs(_array(strip)) for strip in strips]
@@ -395,14 +411,19 @@ def _training_look(training: str, colour: str) -> dict:
     return {"markerfacecolor": colour if guided else "white", "markeredgecolor": colour, "markeredgewidth": 1.6}
 
 
-def _training_key(fig: Figure, trainings: Sequence[str]) -> None:
-    if len(trainings) > 1:
-        handles = [
-            Line2D([], [], color=FAINT, linestyle="-" if t == "saliency_guided" else "--", marker="o",
-                   **_training_look(t, FAINT), label=f"{training_title(t)} training")
-            for t in trainings
-        ]  # fmt: skip
-        fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
+def _training_key(fig: Figure, trainings: Sequence[str], lines: str | None = "") -> None:
+    """What open and filled means; `lines`: words about the line in the key, None for no line."""
+    if len(trainings) < 2 and not lines:
+        return
+    handles = []
+    for training in trainings:
+        style = "none" if lines is None else "-" if training == "saliency_guided" else "--"
+        label = f"{training_title(training)} training{lines or ''}"
+        handles.append(Line2D([], [], color=FAINT, linestyle=style, marker="o", markersize=6, label=label,
+                              **_training_look(training, FAINT)))  # fmt: skip
+    fig.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9, handlelength=3
+    )
 
 
 def _present(df, column: str) -> list[str]:
@@ -411,8 +432,10 @@ def _present(df, column: str) -> list[str]:
 
 @_styled
 def accuracy_against(df, quality: str = "gini") -> Figure:
-    """Test accuracy against a quality of the maps: a faint point a run, the mean of each setup and training in front,
-    the means of one training joined in the setups' order. `df`: rows of runs.csv, of one data set or several (a panel each)."""
+    """Test accuracy against a quality of the maps: a faint point a run, the mean of each setup and training in front.
+
+    The means of one training are joined in the setups' order. `df`: rows of runs.csv; a panel a data set.
+    """
     datasets, trainings = _present(df, "dataset"), _present(df, "training")
     fig = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = fig.subplots(1, len(datasets), squeeze=False)[0]
@@ -435,13 +458,15 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
                               markersize=4, alpha=0.45, zorder=2, **{**look, "markeredgewidth": 0.8})  # fmt: skip
                 axis.plot(mean[quality] * factor, mean["test_accuracy"] * 100, marker=marker, markersize=9,
                           linestyle="none", zorder=3, **look)  # fmt: skip
-                axis.annotate(setup, (mean[quality] * factor, mean["test_accuracy"] * 100), xytext=(8, 5),
-                              textcoords="offset points", fontsize=9, color=styles[setup].text)  # fmt: skip
+                # One training's words above the marks, the other's below: two marks at one place stay readable.
+                at = (mean[quality] * factor, mean["test_accuracy"] * 100)
+                axis.annotate(setup, at, xytext=(7, -13 if guided else 6), textcoords="offset points", fontsize=9,
+                              color=styles[setup].text)  # fmt: skip
         axis.margins(x=0.14, y=0.12)
         axis.set_xlabel(QUALITIES.get(quality, quality) + (", %" if factor == 100 else ""))
         axis.set_ylabel("test accuracy, %")
         if len(datasets) > 1:
-            axis.set_title(dataset.replace("_", "-"), loc="left")
+            axis.set_title(dataset_title(dataset), loc="left")
     _training_key(fig, trainings)
     return fig
 
@@ -476,25 +501,24 @@ def by_setup(df, column: str = "test_accuracy") -> Figure:
         )
         axis.margins(y=0.12)
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-        axis.set_title(dataset.replace("_", "-"), loc="left")
+        axis.set_title(dataset_title(dataset), loc="left")
     axes[0].set_ylabel(QUALITIES.get(column, column.replace("_", " ")) + (", %" if factor == 100 else ""))
-    _training_key(fig, trainings)
+    _training_key(fig, trainings, lines=None)
     return fig
 
 
 @_styled
 def deletion_curves(results: Sequence[Mapping]) -> Figure:
-    """Accuracy while pixels are blanked, most salient first (solid) or at random (dashed); a column a setup, a row a training.
+    """Accuracy while pixels are blanked, most salient first (solid) or at random (dashed).
 
-    `results`: one mapping a run with `setup`, `training`, `fractions`, `deletion`, `random`. Lines are means over the runs,
-    bands go from their smallest to their largest.
+    A column a setup, a row a training. `results`: one mapping a run with `setup`, `training`, `fractions`, `deletion`,
+    `random`. Lines are means over the runs, bands go from their smallest to their largest.
     """
     setups = list(dict.fromkeys(result["setup"] for result in results))
     trainings = list(dict.fromkeys(result["training"] for result in results))
     styles = setup_style(setups)
     fig = Figure(figsize=(WIDTH, 0.5 + 1.75 * len(trainings)), layout="constrained")
     axes = fig.subplots(len(trainings), len(setups), sharex=True, sharey=True, squeeze=False)
-    labelled = False
     for i, training in enumerate(trainings):
         for j, setup in enumerate(setups):
             axis, style = axes[i, j], styles[setup]
@@ -508,22 +532,17 @@ def deletion_curves(results: Sequence[Mapping]) -> Figure:
                 if len(runs) > 1:
                     axis.fill_between(x, curves.min(axis=0), curves.max(axis=0), alpha=0.22, linewidth=0,
                                       color=style.colour if line == "-" else FAINT)  # fmt: skip
-                if not labelled:
-                    # Where the two curves are furthest apart, words have the most room.
-                    both = [np.mean([run[k] for run in runs], axis=0) for k in ("deletion", "random")]
-                    at = int(np.abs(both[1] - both[0]).argmax())
-                    upper = curves.mean(axis=0)[at] >= 100 * max(b[at] for b in both) - 1e-9
-                    axis.annotate("salient first" if line == "-" else "at random", (x[at], curves.mean(axis=0)[at]),
-                                  xytext=(4, 3) if upper else (-4, -4), textcoords="offset points", fontsize=9,
-                                  ha="left" if upper else "right", va="bottom" if upper else "top",
-                                  color=style.text if line == "-" else "#5f5f5f")  # fmt: skip
-            labelled = labelled or bool(runs)
             axis.set(ylim=(0, 103), xlim=(0, 92))
             axis.grid(color="#ececec", linewidth=0.7)
             if i == 0:
                 axis.set_title(setup, color=style.text, fontweight="bold")
         axes[i, 0].set_ylabel(f"{training_title(training)}\naccuracy, %")
     fig.supxlabel("blanked pixels, %", fontsize=10)
+    handles = [
+        Line2D([], [], color=INK, linestyle="-", label="most salient first"),
+        Line2D([], [], color=FAINT, linestyle="--", label="at random"),
+    ]
+    fig.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     return fig
 
 
@@ -532,9 +551,9 @@ AGREEMENT = {"spearman": "Spearman's rank correlation", "ssim": "SSIM", "top_iou
 
 @_styled
 def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Figure:
-    """Agreement of maps with those of fp32: a panel a measure, a point a pair of models.
+    """Agreement of maps with those of the unquantised network: a panel a measure, a point a pair of models.
 
-    `df` has columns setup, training, seed and the measures of `AGREEMENT`; `ceiling[training, measure]` is drawn as a line.
+    `df` has columns setup, training, seed and the measures of `AGREEMENT`; `ceiling[training, measure]` is a line.
     """
     setups, trainings = _present(df, "setup"), _present(df, "training")
     styles = setup_style(setups)
@@ -554,9 +573,6 @@ def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Fig
                 axis.axhline(
                     level, color=FAINT, linestyle="-" if training == "saliency_guided" else "--", linewidth=1.2
                 )
-                axis.annotate(f"ceiling, {training_title(training)}", (0.99, level), xycoords=("axes fraction", "data"),
-                              xytext=(0, 2), textcoords="offset points", ha="right", va="bottom", fontsize=8,
-                              color="#5f5f5f")  # fmt: skip
         axis.set(xticks=range(len(setups)), xlim=(-0.6, len(setups) - 0.4))
         axis.set_xticklabels(
             setups, rotation=0 if len(setups) <= 4 else 40, ha="center" if len(setups) <= 4 else "right"
@@ -565,15 +581,17 @@ def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Fig
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         low = float(np.nanmin(df[measure])) if df[measure].notna().any() else 0.0
         axis.set_ylim(min(axis.get_ylim()[0], 0, low), 1.02)
-    axes[0].set_ylabel("agreement with fp32 (1: the same)")
-    _training_key(fig, trainings)
+    axes[0].set_ylabel("agreement (1: the same)")
+    _training_key(fig, trainings, lines=" (line: its ceiling)" if ceiling else None)
     return fig
 
 
 @_styled
 def prediction_bars(probabilities, classes: Sequence[str], truth: int | None = None) -> Figure:
-    """A model's probability of each class as bars; probabilities (classes,), or a mapping setup -> (classes,) for a panel
-    each. The true class, if given, is in bold and hatched."""
+    """A model's probability of each class as bars: (classes,), or a mapping setup -> (classes,) for a panel each.
+
+    The true class, if given, is in bold and hatched.
+    """
     panels = probabilities if isinstance(probabilities, Mapping) else {"": probabilities}
     styles = setup_style([name for name in panels if name])
     fig = Figure(figsize=(min(WIDTH, 1.4 + 1.75 * len(panels)), 0.6 + 0.23 * len(classes)), layout="constrained")
@@ -585,11 +603,9 @@ def prediction_bars(probabilities, classes: Sequence[str], truth: int | None = N
         if truth is not None:
             bars[truth].set(hatch="////", edgecolor="white")
         best = int(values.argmax())
-        inside = values[best] > 60
-        axis.annotate(f"{values[best]:.0f}%", (values[best], best), xytext=(-4 if inside else 4, 0),
-                      textcoords="offset points", ha="right" if inside else "left", va="center", fontsize=9,
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
-        axis.set(xlim=(0, 104), xticks=[0, 50, 100], yticks=range(len(classes)))
+        axis.annotate(f"{values[best]:.0f}%", (values[best], best), xytext=(4, 0), textcoords="offset points",
+                      va="center", fontsize=9)  # fmt: skip
+        axis.set(xlim=(0, 132), xticks=[0, 50, 100], yticks=range(len(classes)))
         axis.set_yticklabels(classes)
         axis.tick_params(axis="y", length=0)
         axis.set_title(name, color=style.text if name else INK, fontweight="bold")
@@ -725,8 +741,8 @@ def summary(df, columns: Sequence[str], reference: str):
             differences = paired(same, column, group["setup"], group["training"], reference)
             mean, sd = _mean_sd(values)
             difference, difference_sd = _mean_sd(differences)
-            long.append({**group, "measure": column, "n": len(values), "mean": mean, "sd": sd,
-                         "paired": len(differences), "difference": difference, "difference_sd": difference_sd})  # fmt: skip
+            spread = {"difference": difference, "difference_sd": difference_sd, "paired": len(differences)}
+            long.append({**group, "measure": column, "n": len(values), "mean": mean, "sd": sd, **spread})
             text = "–" if np.isnan(mean) else f"{factor * mean:.{decimals}f}"
             text += "" if np.isnan(sd) else f" ± {factor * sd:.{decimals}f}"
             if group["setup"] != reference and not np.isnan(difference):

@@ -81,7 +81,7 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
         raise ValueError(f"alpha has {alpha.numel()} elements: expected one clip a tensor")
     if not alpha.is_cuda and not alpha.item() > 0:
         raise ValueError(f"alpha = {alpha.item()}: the clip must be positive")
-    return _Pact.apply(x, alpha, bits, unclipped)
+    return _Pact.apply(x, alpha.reshape(()), bits, unclipped)
 
 
 class PACT(nn.Module):
@@ -288,14 +288,19 @@ class _QuantLayer:
         if bits != FLOAT:
             _check_bits(bits, 2)
         self.bits, self.method, self.zero_aligned = bits, method, zero_aligned
+        self.fixed: tuple[Tensor, Tensor] | None = None
+
+    def fix_codes(self, codes: Tensor, step: Tensor) -> None:
+        """Compute with these codes and this step from now on, whatever the weights: for a model read from a packed file."""
+        self.fixed = codes, step
+        with torch.no_grad():
+            self.weight.copy_(codes * step)
 
     def codes(self) -> tuple[Tensor, Tensor, Tensor]:
         """`(codes, step, values)` of the weights, see `weight_codes`."""
+        if self.fixed is not None:
+            return *self.fixed, self.weight
         return weight_codes(self.weight, self.bits, self.method, self.zero_aligned)
-
-    def quantized_weight(self) -> Tensor:
-        """The weights the layer computes with, as real values."""
-        return quantize_weight(self.weight, self.bits, self.method, self.zero_aligned)
 
     def _operands(self, x: Tensor, code_scale: Tensor | float | None):
         """Real weight, input codes, weight codes, and the step of their product (None where nothing is coded)."""

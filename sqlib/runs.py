@@ -230,49 +230,6 @@ def _read_tensors(folder: Path, name: str) -> dict[str, "torch.Tensor"]:
         raise SqlibError(f"{folder / name}: damaged: {error}") from None
 
 
-def describe_run(run: Run) -> "pandas.DataFrame":
-    """What decides a run, as a table with the columns `parameter` and `value`."""
-    import pandas
-
-    rows = {"data set": run.dataset, "network": run.network, "setup": f"{run.setup.name}: {run.setup.title}"}
-    for layer in NETWORK_LAYERS[run.network]:
-        weights, activations = (
-            f"{bits} bits" if bits != FLOAT else "float" for bits in run.setup.bits(layer, run.network)
-        )
-        rows[f"layer {layer}"] = f"weights {weights}, activations {activations}"
-    rows[f"layer {layer}"] = f"weights {weights}, logits not quantised"
-    if not run.setup.is_float:
-        rows["weight quantiser"] = run.setup.weight_method + (", zero-aligned" if run.setup.zero_aligned else "")
-    rows |= {"training": run.training.replace("_", " "), "seed": run.seed}
-    parameters = run.parameters.model_dump(exclude={"clip", "guidance"})
-    parameters |= {f"clip {name}": value for name, value in run.parameters.clip if not run.setup.is_float}
-    if run.training == "saliency_guided":
-        parameters |= {f"guidance {name}": value for name, value in run.parameters.guidance}
-    rows |= parameters
-    rows |= {f"test {name}": value for name, value in run.evaluation}
-    rows["threads"] = run.threads
-    shown = [
-        (name.replace("_", " "), f"{value:,}" if type(value) is int else str(value)) for name, value in rows.items()
-    ]
-    return pandas.DataFrame(shown, columns=["parameter", "value"])
-
-
-def any_run_folder(setup: str | None = None) -> Path:
-    """A finished run to look at: of the paper study, the reference or the smoke study, the first of this setup there is.
-
-    SqlibError if no run of any kind is finished; without one of this setup, another is taken.
-    """
-    folders = [
-        path.parent
-        for study in ("paper", "reference", "smoke")
-        for path in sorted((reports_root() / study / "runs").glob("*/*/*/*/seed*/model.safetensors"))
-        if (path.parent / "result.json").exists()
-    ]
-    if not folders:
-        raise SqlibError("no finished run in reports/: make some with 'make smoke' or 'make reproduce'")
-    return next((folder for folder in folders if setup is not None and folder.parts[-3] == setup), folders[0])
-
-
 def fault(folder: Path) -> str | None:
     """Why a run has to be made (again), in a few words, or None: its result is whole and belongs to its parameters.
 
@@ -315,7 +272,9 @@ def any_reports_folder(root: Path | None = None) -> Path:
 def any_run_folder(setup: str | None = None, root: Path | None = None) -> Path:
     """The first finished run of `any_reports_folder` whose model is there, of this setup if there is one."""
     runs = any_reports_folder(root) / "runs"
-    folders = sorted(path.parent for path in runs.glob("*/*/*/*/seed*/result.json") if (path.parent / "model.safetensors").exists())
+    folders = sorted(
+        path.parent for path in runs.glob("*/*/*/*/seed*/result.json") if (path.parent / "model.safetensors").exists()
+    )
     if not folders:
         raise SqlibError(f"no trained model under {runs}: run `make smoke` (minutes) or `make reproduce` first")
     return next((folder for folder in folders if folder.parts[-3] == setup), folders[0])
@@ -341,7 +300,8 @@ def describe_run(run: Run) -> "pandas.DataFrame":
     if run.training == "saliency_guided":
         rows["guidance"] = (
             f"least salient {guidance.fraction:.0%} of the pixels ({guidance.rank} gradient of the {guidance.score}) "
-            f"replaced ({guidance.fill}), KL weight {guidance.kl_weight:g}{', clean branch detached' * guidance.detach_clean}"
+            f"replaced ({guidance.fill}), KL weight {guidance.kl_weight:g}"
+            f"{', clean branch detached' * guidance.detach_clean}"
         )
     return pandas.DataFrame({"value": {what: str(value) for what, value in rows.items()}}).rename_axis("parameter")
 

@@ -70,7 +70,8 @@ def saliency_map(
         images: (N,C,H,W) in [0,1].
         targets: (N,) the explained class of each image.
         method: `gradient` (Simonyan et al. 2013), `input_x_gradient`, `integrated_gradients` (from a black image;
-            Sundararajan et al. 2017), `smoothgrad` (Smilkov et al. 2017; seeded, so the same map each time), `grad_cam` (on the
+            Sundararajan et al. 2017), `smoothgrad` (Smilkov et al. 2017; seeded: the same
+            call gives the same maps, but an image's noise depends on its place in the batch), `grad_cam` (on the
             last convolution's activation, enlarged bilinearly, not negative; Selvaraju et al. 2017), `occlusion` (5 x 5
             window, stride 2, filled with black; Zeiler and Fergus 2014).
         surrogate: `straight_through` or `unclipped`; without effect on a network that is not quantised.
@@ -81,12 +82,14 @@ def saliency_map(
         raise SqlibError(f"method '{method}': DeepLift's rules do not know PACT layers; take one of {', '.join(METHODS)}")
     if method not in METHODS:
         raise SqlibError(f"unknown saliency method '{method}'{nearest(method, METHODS)}")
+    if not len(images):
+        return images.new_zeros(0, *images.shape[2:])
     if len(images) != len(targets):
         raise SqlibError(f"{len(images)} images but {len(targets)} targets: expected one class an image")
     with frozen(model), explanation_gradient(model, surrogate):
         parts = zip(images.split(batch), targets.split(batch), strict=True)
         maps = [_attribute(model, part, target, method).detach().sum(dim=1) for part, target in parts]
-    return torch.cat(maps) if maps else images.new_zeros(0, *images.shape[2:])
+    return torch.cat(maps)
 
 
 def _attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str) -> Tensor:

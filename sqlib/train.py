@@ -157,7 +157,8 @@ def fit(
             }
         )
         if on_epoch is not None:
-            on_epoch(Progress(model, history, val_images[strip, 0].cpu(), maps[strip].cpu(), run.epochs))
+            with torch.random.fork_rng():  # whatever the callback draws, dropout's numbers stay the run's own
+                on_epoch(Progress(model, history, val_images[strip, 0].cpu(), maps[strip].cpu(), run.epochs))
     return model.eval(), history
 
 

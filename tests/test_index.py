@@ -107,7 +107,7 @@ def test_missing_and_failed_runs_are_named(full):
 def test_index_is_offline_and_fits_a_phone(full, tmp_path):
     assert_offline(full.page)
     window, content = measure(full.page, 360, tmp_path)
-    assert (window, content) == (360, 360)
+    assert content <= window == 360
 
 
 def test_index_of_nothing(study, tmp_path):

@@ -198,4 +198,4 @@ def test_no_page_scrolls_sideways(made, tmp_path, width):
     for page in made:
         window, content = measure(page, width, tmp_path)
         assert window == width
-        assert content <= width
+        assert content <= window

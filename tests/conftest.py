@@ -1,0 +1,75 @@
+"""What several test files need: one thread, setups by their bits, and a small data set that can be learned."""
+
+import pytest
+import torch
+
+from sqlib import config
+from sqlib.data import Dataset
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """One thread and a fixed seed for every test."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_setup():
+    """Function (weights, activations, **more) -> Setup."""
+
+    def make(weights, activations, **more):
+        default = config.LayerBits(weights=weights, activations=activations)
+        return config.Setup(name=f"w{weights}a{activations}", title="test", default=default, **more)
+
+    return make
+
+
+@pytest.fixture
+def make_run(make_setup):
+    """Function (bits, training, seed, **training parameters) -> a Run of a few seconds at most (lenet5)."""
+
+    def make(bits=2, training="standard", seed=0, epochs=1, network="lenet5", **parameters):
+        parameters = {"batch_size": 50, "images": 200, "validation_images": 20, **parameters}
+        return config.Run(
+            dataset="mnist",
+            network=network,
+            setup=make_setup(bits, bits),
+            training=training,
+            seed=seed,
+            epochs=epochs,
+            threads=1,
+            parameters=config.Training(epochs=epochs, **parameters),
+            evaluation=config.Evaluation(images=30, faithfulness_images=10),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """A data set to be learned in seconds: class c is a bright block in place c, with noise around it."""
+    generator = torch.Generator().manual_seed(5)
+
+    def part(count):
+        labels = torch.arange(count) % 10
+        images = torch.randint(0, 60, (count, 28, 28), generator=generator)
+        for image, label in zip(images, labels.tolist(), strict=True):
+            row, column = 2 + 13 * (label // 5), 1 + 5 * (label % 5)
+            image[row : row + 10, column : column + 5] += 150
+        images[:, 0, :] = 0
+        return images.to(torch.uint8), labels
+
+    (train, train_labels), (validation, validation_labels), (test, test_labels) = part(400), part(50), part(60)
+    return Dataset(
+        name="mnist",
+        title="blobs",
+        classes=tuple("0123456789"),
+        train_images=train,
+        train_labels=train_labels,
+        validation_images=validation,
+        validation_labels=validation_labels,
+        test_images=test,
+        test_labels=test_labels,
+        sha256={},
+    )
