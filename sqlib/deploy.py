@@ -1,7 +1,7 @@
 """Packed models: one small file with weights at their real bits, and an integer runtime that needs only numpy.
 
-`pack` writes a trained network, `IntegerModel` classifies with it in integer arithmetic (uint8 pixels, int32 sums in every
-convolution and linear layer, codes in between), `load_packed` makes a torch model of it again. All three give the
+`pack` writes a trained network, `IntegerModel` classifies with it in integer arithmetic (uint8 pixels, int32 sums in
+every convolution and linear layer, codes in between), `load_packed` makes a torch model of it again. All three give the
 predictions of the model that was packed. The format, complete enough to write another reader, is in
 docs/packed-format.md; the readers here trust nothing in a file and answer anything amiss with a one-line SqlibError.
 """
@@ -127,8 +127,9 @@ def describe(model: "Network") -> tuple[Layer, ...]:
 def pack(model: "Network", path: Path) -> int:
     """Write a trained network to a packed file, atomically; the size of the file in bytes.
 
-    The same model gives the same bytes. Float layers are stored in float32 (such a file loads with `load_packed`; the integer
-    runtime refuses it). Raises SqlibError when the file cannot be written or a value of the model is not finite.
+    The same model gives the same bytes. Float layers are stored in float32 (such a file loads with `load_packed`; the
+    integer runtime refuses it). Raises SqlibError when the file cannot be written or a value of the model is not
+    finite.
     """
     import torch
 
@@ -166,7 +167,9 @@ def pack(model: "Network", path: Path) -> int:
 def _float32(tensor, layer: str) -> np.ndarray:
     array = tensor.detach().cpu().numpy().astype("<f4")
     if not np.isfinite(array).all():
-        raise SqlibError(f"layer '{layer}' holds a value that is not finite: there is nothing to pack; train the run again")
+        raise SqlibError(
+            f"layer '{layer}' holds a value that is not finite: there is nothing to pack; train the run again"
+        )
     return array
 
 
@@ -206,9 +209,13 @@ def read_packed(path: Path) -> Packed:
         return metadata[key]
 
     if metadata.get("format") != FORMAT:
-        raise SqlibError(f"{path}: not a packed model (its metadata does not say format = '{FORMAT}'); make one with `pack`")
+        raise SqlibError(
+            f"{path}: not a packed model (its metadata does not say format = '{FORMAT}'); make one with `pack`"
+        )
     if value("version") != VERSION:
-        raise SqlibError(f"{path}: packed format version {value('version')[:20]!r}: this program reads version {VERSION}")
+        raise SqlibError(
+            f"{path}: packed format version {value('version')[:20]!r}: this program reads version {VERSION}"
+        )
     layers = _parse(path, "layers", TypeAdapter(tuple[Layer, ...]), value("layers"))
     setup = _parse(path, "setup", TypeAdapter(Setup), value("setup"))
     shape = _parse(path, "input_shape", TypeAdapter(tuple[Size, Size, Size]), value("input_shape"))
@@ -258,7 +265,9 @@ def _read_container(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     tensors = {}
     for name, entry in entries.items():
         if entry["dtype"] not in types:
-            raise SqlibError(f"{path}: damaged packed model: tensor {name[:40]!r} is of type {entry['dtype']}, not U8 or F32")
+            raise SqlibError(
+                f"{path}: damaged packed model: tensor {name[:40]!r} is of type {entry['dtype']}, not U8 or F32"
+            )
         tensors[name] = np.frombuffer(bytes(entry["data"]), types[entry["dtype"]]).reshape(entry["shape"])
     return metadata, tensors
 
@@ -269,7 +278,9 @@ def _parse(path: Path, key: str, adapter: TypeAdapter, text: str):
     except (ValidationError, SqlibError) as error:
         detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = ".".join(str(part) for part in (key, *detail["loc"]))
-        raise SqlibError(f"{path}: damaged packed model: {where[:80]}: {' '.join(detail['msg'].split())[:200]}") from None
+        raise SqlibError(
+            f"{path}: damaged packed model: {where[:80]}: {' '.join(detail['msg'].split())[:200]}"
+        ) from None
 
 
 def _check_layers(network: str, setup: Setup, input_shape: tuple[int, ...], layers: tuple[Layer, ...]) -> None:
@@ -304,7 +315,9 @@ def _check_layers(network: str, setup: Setup, input_shape: tuple[int, ...], laye
         if not fits:
             raise SqlibError(f"layer '{layer.name}': shape {list(layer.shape)} does not fit what comes before it")
         if operations > LARGEST_LAYER or elements > LARGEST_ACTIVATION:
-            raise SqlibError(f"layer '{layer.name}': shape {list(layer.shape)} is larger than any network of this study")
+            raise SqlibError(
+                f"layer '{layer.name}': shape {list(layer.shape)} is larger than any network of this study"
+            )
     if features is None:
         raise SqlibError("its last layer is not linear")
 
@@ -351,8 +364,8 @@ def _check_tensors(layers: tuple[Layer, ...], tensors: dict[str, np.ndarray]) ->
 class IntegerModel:
     """A packed network in integer arithmetic, in numpy alone: every sum of every layer is an int32.
 
-    Between the layers, float32 does what the trained model does, in the same order: sum x step, + bias, clip, x codes per
-    unit, round half to even. So its codes, logits and predictions equal the trained model's.
+    Between the layers, float32 does what the trained model does, in the same order: sum x step, + bias, clip, x codes
+    per unit, round half to even. So its codes, logits and predictions equal the trained model's.
     """
 
     def __init__(self, packed: Packed):
@@ -368,10 +381,10 @@ class IntegerModel:
         for layer in self.layers:
             name = layer.name
             if FLOAT in (layer.weight_bits, layer.activation_bits):
-                what = "weights" if layer.weight_bits == FLOAT else "activation"
+                what = "float weights" if layer.weight_bits == FLOAT else "float activation"
                 raise SqlibError(
-                    f"layer '{name}' of setup '{self.setup.name}' has a float {what}: the integer runtime needs every layer"
-                    " quantised; use sqlib.deploy.load_packed"
+                    f"layer '{name}' of setup '{self.setup.name}' is not quantised ({what}): the integer runtime"
+                    " needs integers everywhere; sqlib.deploy.load_packed reads such a file"
                 )
             codes = packed.codes(layer)
             self._weights[name] = codes.reshape(layer.shape[0], -1)
@@ -504,19 +517,10 @@ def load_packed(path: Path) -> "Network":
             module.weight.data.copy_(tensor("weight"))
         else:
             codes = torch.from_numpy(packed.codes(layer).astype(np.float32))
-            _fix_codes(module, codes, tensor("step"))
+            module.fix_codes(codes, tensor("step"))
         if layer.activation_bits not in (None, FLOAT):
             getattr(model, f"{layer.name}_act").alpha.data.copy_(tensor("clip"))
     return model.eval()
-
-
-def _fix_codes(module, codes, step) -> None:
-    """Make a layer compute with these codes; from its weights it would find others (SAWB's clip depends on all of them)."""
-    module.weight.data.copy_(codes * step)
-    module.register_buffer("fixed_codes", codes, persistent=False)
-    module.register_buffer("fixed_step", step, persistent=False)
-    module.codes = lambda: (module.fixed_codes, module.fixed_step, module.weight)
-    module.quantized_weight = lambda: module.weight
 
 
 # ----------------------------------------------------------------------------------------------------------- images
@@ -525,9 +529,9 @@ def _fix_codes(module, codes, step) -> None:
 def read_image(path: Path, invert: bool = False, note: Callable[[str], None] = print) -> np.ndarray:
     """A PNG, JPEG, ... as the networks see images: uint8 (28,28), bright on black.
 
-    Colours become grey, transparency becomes black, 16-bit greys lose their low byte. Another size is resized, and `note` is
-    called with a line that says so; also when the image looks dark on bright (then try `invert`). Raises SqlibError when it
-    is missing, not an image, damaged, or larger than 4096 x 4096.
+    Colours become grey, transparency becomes black, 16-bit greys lose their low byte. Another size is resized, and
+    `note` is called with a line that says so; also when the image looks dark on bright (then try `invert`). Raises
+    SqlibError when it is missing, not an image, damaged, or larger than 4096 x 4096.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -540,7 +544,9 @@ def read_image(path: Path, invert: bool = False, note: Callable[[str], None] = p
                 raise SqlibError(f"{path}: {image.width} x {image.height} pixels, expected at most 4096 x 4096")
             if image.mode.startswith("I"):  # 16-bit grey, which PIL would cut off at 255
                 wide = np.asarray(image).astype(np.int64)
-                image = Image.fromarray((wide >> 8 if wide.max(initial=0) > 255 else wide).clip(0, 255).astype(np.uint8))
+                image = Image.fromarray(
+                    (wide >> 8 if wide.max(initial=0) > 255 else wide).clip(0, 255).astype(np.uint8)
+                )
             elif image.has_transparency_data:
                 rgba = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
@@ -551,7 +557,9 @@ def read_image(path: Path, invert: bool = False, note: Callable[[str], None] = p
         raise SqlibError(f"{path}: damaged image: {' '.join(str(error).split())[:200]}") from None
     if image.size != (IMAGE_SIZE, IMAGE_SIZE):
         note(f"{path}: resized from {image.width} x {image.height} to {IMAGE_SIZE} x {IMAGE_SIZE} pixels")
-        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX if min(image.size) > 28 else Image.Resampling.BILINEAR)
+        image = image.resize(
+            (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX if min(image.size) > 28 else Image.Resampling.BILINEAR
+        )
     pixels = np.array(image, dtype=np.uint8)
     if invert:
         return 255 - pixels

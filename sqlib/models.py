@@ -183,6 +183,24 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
+def pre_activations(model: Network, images: Tensor) -> dict[str, Tensor]:
+    """What enters each activation of the network for these images, by the name of the layer it follows."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(layer: str):
+        return lambda module, inputs: seen.__setitem__(layer, inputs[0].detach().clone())
+
+    hooks = [
+        model.get_submodule(f"{layer}_act").register_forward_pre_hook(keep(layer)) for layer in model.layer_names[:-1]
+    ]
+    try:
+        predict(model, images, batch=len(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
 def predict(model: nn.Module, images: Tensor, batch: int = 500) -> Tensor:
     """Logits (N,classes) of float images (N,C,H,W), in eval mode, without gradients; the model's modes are kept."""
     with evaluating(model), torch.no_grad():

@@ -1,11 +1,11 @@
 """Trained networks as standard ONNX files, quantised parts as QuantizeLinear / DequantizeLinear around integers.
 
-The graph takes `images` (N,C,28,28) float32 in [0,1] and gives `logits` (N,classes). Weights are stored as unsigned integers in
-the smallest type ONNX has for their bits (2: UINT2, 3 and 4: UINT4, more: UINT8), activations pass through the same types,
-and dequantising gives back their *codes*: scale 1 (2 where the codes are odd), the real step coming in one multiplication
-after each sum, as in `sqlib.quant`. Convolutions then add integers, which float32 holds exactly, and an ONNX runtime lands on
-the same side of every rounding as the trained model does. With the steps in the dequantisation instead, sums would differ in
-their last bit, and now and then a whole activation level.
+The graph takes `images` (N,C,28,28) float32 in [0,1] and gives `logits` (N,classes). Weights are stored as unsigned
+integers in the smallest type ONNX has for their bits (2: UINT2, 3 and 4: UINT4, more: UINT8), activations pass through
+the same types, and dequantising (scale 1, or 2 where the codes are odd) and one addition give back their *codes*; the
+real step comes in one multiplication after each sum, as in `sqlib.quant`. Convolutions then add integers, which float32
+holds exactly, and an ONNX runtime lands on the same side of every rounding as the trained model does. With the steps in
+the dequantisation instead, sums would differ in their last bit, and now and then a whole activation level.
 """
 
 from pathlib import Path
@@ -33,8 +33,9 @@ def storage_bits(bits: int) -> int:
 def export_onnx(model: "Network", path: Path, smallest: int = 2) -> int:
     """Write a trained network as an ONNX file, atomically; the size of the file in bytes.
 
-    smallest: 2, 4 or 8, the smallest integer type to use, for runtimes that do not know UINT2 (opset 25) or UINT4 (opset 21).
-    Raises SqlibError when the package onnx is missing, the model is not finite, or the file cannot be written.
+    smallest: 2, 4 or 8, the smallest integer type to use, for runtimes that do not know UINT2 (opset 25) or UINT4
+    (opset 21). Raises SqlibError when the package onnx is missing, the model is not finite, or the file cannot be
+    written.
     """
     try:
         import onnx
@@ -60,7 +61,8 @@ class _Graph:
         helper, types = self.onnx.helper, self.onnx.TensorProto
         layers = describe(self.model)
         channels, classes = layers[0].shape[1], layers[-1].shape[0]
-        # `value` is the real activation, `codes` the same as integers in float32 (None: it has none), `scale` codes per unit.
+        # `value` is the real activation, `codes` the same as integers in float32 (None: it has none),
+        # `scale` codes per unit.
         value, codes, scale = "images", None, None
         if layers[0].weight_bits != FLOAT:
             scale = torch.tensor(float(INPUT_SCALE))
@@ -116,18 +118,18 @@ class _Graph:
         return self.node("Add", [sums, self.constant(f"{name}.bias", bias)], name)
 
     def weight(self, layer: Layer, codes: torch.Tensor) -> str:
-        """The weight codes: k - middle where they are zero-aligned, 2 (k - middle) + 1 where they are odd."""
+        """The weight codes, from the integers k >= 0 of the packed format: k - top if zero-aligned, else 2 k - top."""
         name, size = layer.name, max(storage_bits(layer.weight_bits), self.smallest)
-        middle = 2 ** (layer.weight_bits - 1)
         codes = codes.cpu().numpy().astype(np.int64)
-        index = codes + middle if layer.zero_aligned else (codes - 1) // 2 + middle
+        index = codes + layer.top if layer.zero_aligned else (codes + layer.top) // 2
         stored = self.integers(f"{name}.weight", size, layer.shape, index)
-        one = self.constant(f"{name}.weight_scale", torch.tensor(1.0 if layer.zero_aligned else 2.0))
-        zero = self.integers(f"{name}.weight_zero_point", size, (), np.array(middle))
-        weight = self.node("DequantizeLinear", [stored, one, zero], f"{name}_weight_codes")
-        if not layer.zero_aligned:
-            weight = self.node("Add", [weight, self.constant("one", torch.tensor(1.0))], f"{name}_weight_odd_codes")
-        return weight
+        spacing = self.constant(f"{name}.weight_spacing", torch.tensor(1.0 if layer.zero_aligned else 2.0))
+        zero = self.integers(f"zero_uint{size}", size, (), np.array(0))
+        shifted = self.node("DequantizeLinear", [stored, spacing, zero], f"{name}_weight_shifted")
+        # Odd codes have no integer zero point; and an Add here keeps runtimes from fusing into kernels
+        # without 2-bit types.
+        lowest = self.constant(f"{name}.weight_lowest", torch.tensor(-float(layer.top)))
+        return self.node("Add", [shifted, lowest], f"{name}_weight_codes")
 
     def activation(self, layer: Layer, value: str) -> tuple[str, str | None, torch.Tensor | None]:
         """ReLU, or PACT as in `sqlib.quant.pact`: `(real values, codes, codes per unit)`."""
@@ -161,7 +163,9 @@ class _Graph:
     def constant(self, name: str, tensor: torch.Tensor) -> str:
         array = tensor.detach().cpu().numpy().astype(np.float32)
         if not np.isfinite(array).all():
-            raise SqlibError(f"'{name}' holds a value that is not finite: there is nothing to export; train the run again")
+            raise SqlibError(
+                f"'{name}' holds a value that is not finite: there is nothing to export; train the run again"
+            )
         self.constants[name] = self.onnx.numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
         return name
 

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from scipy.ndimage import binary_fill_holes, binary_opening
 
 from sqlib.config import SqlibError, Study, load_study
@@ -253,9 +254,9 @@ def map_grid(
         fig.add_artist(Line2D([first, last], [y, y], color=FAINT, linewidth=0.8))
         at += count
     what = {
-        "share": "a pixel's share of its map's total; one scale a row",
-        "row": "size of the map; one scale a row",
-        "map": "size of the map; each map has its own scale",
+        "share": "share of the map's total, one scale a row",
+        "row": "size of the map, one scale a row",
+        "map": "size of the map, each with its own scale",
     }[scale]
     _colour_key(fig, starts[1] / WIDTH, 0.12 / height, height, what)
     return fig
@@ -266,7 +267,7 @@ def _colour_key(fig: Figure, x: float, y: float, height: float, what: str) -> No
     key.imshow(np.linspace(0, 1, 64)[None], cmap=MAP_COLOURS, aspect="auto")
     _frame(key)
     fig.text(x - 0.06 / WIDTH, y + 0.045 / height, "0", ha="right", va="center", fontsize=9)
-    fig.text(x + 1.06 / WIDTH, y + 0.045 / height, f"high    colour: {what}; thin line: outline of the object",
+    fig.text(x + 1.06 / WIDTH, y + 0.045 / height, f"high    colour: {what}; line: outline",
              ha="left", va="center", fontsize=9)  # fmt: skip
 
 
@@ -305,7 +306,7 @@ def film_strip(
                 word = "image" if r == 0 else f"epoch {numbers[r - 1]}"
                 axis.set_ylabel(word, rotation=0, ha="right", va="center", labelpad=4)
     if strips:
-        _colour_key(fig, (left + 0.1) / WIDTH, 0.12 / height, height, "size of the map; one scale an image")
+        _colour_key(fig, (left + 0.1) / WIDTH, 0.12 / height, height, "size of the map, one scale an image")
     return fig
 
 
@@ -459,9 +460,12 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
                 axis.plot(mean[quality] * factor, mean["test_accuracy"] * 100, marker=marker, markersize=9,
                           linestyle="none", zorder=3, **look)  # fmt: skip
                 # One training's words above the marks, the other's below: two marks at one place stay readable.
-                at = (mean[quality] * factor, mean["test_accuracy"] * 100)
+                at, halo = (
+                    (mean[quality] * factor, mean["test_accuracy"] * 100),
+                    withStroke(linewidth=2.5, foreground="w"),
+                )
                 axis.annotate(setup, at, xytext=(7, -13 if guided else 6), textcoords="offset points", fontsize=9,
-                              color=styles[setup].text)  # fmt: skip
+                              color=styles[setup].text, zorder=5, path_effects=[halo])  # fmt: skip
         axis.margins(x=0.14, y=0.12)
         axis.set_xlabel(QUALITIES.get(quality, quality) + (", %" if factor == 100 else ""))
         axis.set_ylabel("test accuracy, %")
@@ -734,7 +738,8 @@ def summary(df, columns: Sequence[str], reference: str):
     for group, rows in df.groupby(keys, sort=False):
         group = dict(zip(keys, group, strict=True))
         same = df[(df["dataset"] == group["dataset"]) & (df["network"] == group["network"])]
-        line = {**group, "training": training_title(group["training"]), "n": len(rows)}
+        words = {"dataset": dataset_title(group["dataset"]), "training": training_title(group["training"])}
+        line = {**group, **words, "n": len(rows)}
         for column in columns:
             heading, factor, decimals = MEASURES[column]
             values = rows[column].dropna().to_numpy(dtype=float)

@@ -291,7 +291,7 @@ def describe_run(run: Run) -> "pandas.DataFrame":
         "setup": f"{run.setup.name}: {run.setup.title}",
         "training": run.training.replace("_", "-"),
         "seed": run.seed,
-        "training images": f"{p.images:,}, {run.epochs} epochs in batches of {p.batch_size}",
+        "training images": f"{p.images:,}, {run.epochs} epoch{'s' * (run.epochs > 1)} in batches of {p.batch_size}",
         "learning rate": f"{p.learning_rate:g} at its peak, weight decay {p.weight_decay:g}",
     }
     if not run.setup.is_float:

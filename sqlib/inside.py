@@ -1,0 +1,75 @@
+"""Pictures of the inside of a quantised network: values, the levels they are rounded to, and who passes gradient."""
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sqlib.config import FLOAT
+from sqlib.models import Network
+from sqlib.plots import FAINT, INK, SETUP_STYLE, WIDTH
+from sqlib.quant import PACT
+
+_BLUE, _ORANGE = SETUP_STYLE["w4a4"].colour, SETUP_STYLE["w2a2"].colour
+
+
+def weight_levels(model: Network) -> Figure:
+    """A histogram of each layer's weights, with the levels they are rounded to."""
+    fig, axes = _row(len(model.layer_names))
+    for axis, layer in zip(axes, model.layer_names, strict=True):
+        module = model.get_submodule(layer)
+        weights = module.weight.detach().flatten().numpy()
+        axis.hist(weights, bins=60, color=_BLUE, alpha=0.6)
+        bits = "float" if module.bits == FLOAT else f"{module.bits} bits"
+        if module.bits != FLOAT:
+            codes, step, _ = module.codes()
+            for level in (codes.unique() * step).tolist():
+                axis.axvline(level, color=_ORANGE, linewidth=0.9)
+        axis.set_title(f"{layer}, {bits}")
+        axis.set_xlabel("weight")
+    return fig
+
+
+def activation_levels(model: Network, values: dict[str, Tensor]) -> Figure:
+    """A histogram of what enters each activation (see `sqlib.models.pre_activations`), with the levels of its output."""
+    fig, axes = _row(len(values))
+    for axis, (layer, entering) in zip(axes, values.items(), strict=True):
+        activation = model.get_submodule(f"{layer}_act")
+        low, high = (float(entering.flatten()[:: max(1, entering.numel() // 100_000)].quantile(q)) for q in (0.002, 0.998))
+        title = f"{layer}, float"
+        if isinstance(activation, PACT):
+            clip, n = activation.alpha.item(), 2**activation.bits - 1
+            high = max(high, 1.1 * clip)
+            for k in range(n + 1):
+                axis.axvline(clip * k / n, color=_ORANGE, linewidth=0.9)
+            title = f"{layer}, {activation.bits} bits, clip {clip:.2f}"
+        axis.hist(entering.flatten().numpy(), bins=80, range=(low, high), color=_BLUE, alpha=0.6)
+        axis.set_yscale("log")
+        axis.axvline(0, color=INK, linewidth=0.9)
+        axis.set_title(title)
+        axis.set_xlabel("before the activation")
+    return fig
+
+
+def unit_shares(model: Network, values: dict[str, Tensor]) -> pd.DataFrame:
+    """Shares of unit x image pairs at zero, inside (where gradient passes) and at the clip: one row a layer."""
+    rows = {}
+    for layer, entering in values.items():
+        activation = model.get_submodule(f"{layer}_act")
+        clip = activation.alpha.detach() if isinstance(activation, PACT) else torch.tensor(torch.inf)
+        zero, above = (entering <= 0).double().mean().item(), (entering >= clip).double().mean().item()
+        rows[layer] = {"at zero": zero, "inside": 1 - zero - above, "at the clip": above}
+    return pd.DataFrame(rows).T.rename_axis("layer")
+
+
+def _row(count: int) -> tuple[Figure, np.ndarray]:
+    fig = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+    axes = fig.subplots(1, count, squeeze=False)[0]
+    for axis in axes:
+        axis.set_yticks([])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(labelsize=9, colors=INK)
+        axis.spines["bottom"].set_color(FAINT)
+        axis.title.set_fontsize(10)
+    return fig, axes

@@ -1,0 +1,373 @@
+"""Packed models, the integer runtime and ONNX, on briefly trained networks and the real test images."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors import safe_open
+
+from sqlib import data, deploy, onnx_export, train
+from sqlib.config import LayerBits, Run, Setup, SqlibError, load_study
+from sqlib.models import build_model, predict
+from sqlib.saliency import saliency_map
+
+STUDY = load_study("smoke")
+
+
+def own_setup(name, weights, activations, **more):
+    return Setup(name=name, title=name, default=LayerBits(weights=weights, activations=activations), **more)
+
+
+SETUPS = {
+    **{name: STUDY.setup(name) for name in ("fp32", "w2a2", "w4a4", "mixed")},
+    "w3a3": own_setup("w3a3", 3, 3),
+    "w8a8": own_setup("w8a8", 8, 8),
+    "aligned": own_setup("aligned", 4, 5, zero_aligned=True),
+    "aligned2": own_setup("aligned2", 2, 2, zero_aligned=True, weight_method="dorefa"),
+    "strange": own_setup(
+        "strange", 5, 1, weight_method="minmax",
+        layers={"conv2": LayerBits(weights=7, activations=6), "fc1": LayerBits(weights=6, activations=7)},
+    ),
+    "half": own_setup("half", 4, 4, layers={"conv1": LayerBits(weights=32), "fc1": LayerBits(activations=32)}),
+}  # fmt: skip
+
+CASES = [
+    ("lenet", "w2a2", 1_000), ("lenet", "w4a4", 1_000), ("lenet", "mixed", 1_000), ("lenet", "w8a8", 1_000),
+    ("lenet5", "w2a2", 10_000), ("lenet5", "w4a4", 1_000), ("lenet5", "mixed", 1_000), ("lenet5", "w3a3", 1_000),
+    ("lenet5", "aligned", 1_000), ("lenet5", "aligned2", 1_000), ("lenet5", "strange", 1_000), ("sgt_cnn", "w4a4", 100),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return data.load("mnist")
+
+
+@pytest.fixture(scope="module")
+def trained(mnist, tmp_path_factory):
+    """`trained(network, setup) -> (model, packed file)`, each made once."""
+    made = {}
+
+    def make(network, setup):
+        if (network, setup) not in made:
+            run = Run.make(STUDY, "mnist", "lenet", "fp32", "standard", 0)
+            parameters = run.parameters.model_copy(update={"images": 1000, "validation_images": 50})
+            run = run.model_copy(update={"network": network, "setup": SETUPS[setup], "parameters": parameters})
+            model, _ = train.fit(run, mnist)
+            path = tmp_path_factory.mktemp("packed") / "model.packed"
+            assert deploy.pack(model, path) == path.stat().st_size
+            made[network, setup] = model, path
+        return made[network, setup]
+
+    return make
+
+
+# ------------------------------------------------------------------------------------------------------------- bits
+
+
+@given(st.integers(2, 8).flatmap(lambda b: st.tuples(st.just(b), st.lists(st.integers(0, 2**b - 1), min_size=1))))
+def test_bits_survive_and_lie_where_the_documentation_says(case):
+    bits, values = case
+    stream = deploy.pack_bits(np.array(values), bits)
+    number = sum(value << (i * bits) for i, value in enumerate(values))
+    assert stream.tobytes() == number.to_bytes(-(-len(values) * bits // 8), "little")
+    assert deploy.unpack_bits(stream, bits, len(values)).tolist() == values
+
+
+def test_bits_by_hand():
+    assert deploy.pack_bits(np.array([0, 1, 2, 3]), 2).tolist() == [0xE4]
+    assert deploy.pack_bits(np.array([1, 7, 4]), 3).tolist() == [0b00111001, 0b1]
+
+
+# ---------------------------------------------------------------------------------------------------- same answers
+
+
+@pytest.mark.parametrize(("network", "setup", "count"), CASES)
+def test_integer_model_equals_the_trained_one(trained, mnist, network, setup, count):
+    model, path = trained(network, setup)
+    images = mnist.test_images[:count]
+    expected = predict(model, data.to_float(images)).numpy()
+    integer = deploy.IntegerModel.load(path)
+    logits = integer.logits(images.numpy())
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, expected)
+    few = images[:60].numpy()
+    np.testing.assert_array_equal(integer.predict(few[:, None]), expected[:60].argmax(axis=1))
+    codes = integer.codes(few)
+    for name, clip in model.clips().items():
+        assert codes[name].dtype == np.uint8 and codes[name].max() <= 2**clip.bits - 1
+
+
+@pytest.mark.parametrize(
+    ("network", "setup"), [(n, s) for n, s, _ in CASES if n == "lenet5"] + [("lenet5", "half"), ("lenet", "fp32")]
+)
+def test_packed_torch_model_equals_the_trained_one(trained, mnist, tmp_path, network, setup):
+    model, path = trained(network, setup)
+    state = torch.get_rng_state()
+    loaded = deploy.load_packed(path)
+    assert torch.equal(torch.get_rng_state(), state)
+    images = data.to_float(mnist.test_images[:64])
+    logits = predict(model, images)
+    assert torch.equal(predict(loaded, images), logits)
+    for surrogate in ("straight_through", "unclipped"):
+        maps = [saliency_map(m, images, logits.argmax(dim=1), surrogate=surrogate) for m in (model, loaded)]
+        assert torch.equal(*maps)
+    deploy.pack(loaded, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_a_reader_written_from_the_documentation(trained, mnist):
+    model, path = trained("lenet5", "w3a3")
+    with safe_open(path, framework="numpy") as file:
+        layers = json.loads(file.metadata()["layers"])
+        assert {key: file.metadata()[key] for key in ("format", "version", "input_scale")} == {
+            "format": "sqlib-packed", "version": "1", "input_scale": "255",
+        }  # fmt: skip
+        for layer in layers:
+            bits, count = layer["weight_bits"], int(np.prod(layer["shape"]))
+            stream = int.from_bytes(file.get_tensor(layer["name"] + ".weight").tobytes(), "little")
+            codes = [2 * (stream >> (i * bits) & (2**bits - 1)) - (2**bits - 1) for i in range(0, count, 97)]
+            expected, step, _ = model.get_submodule(layer["name"]).codes()
+            assert codes == expected.flatten()[::97].int().tolist()
+            assert file.get_tensor(layer["name"] + ".step") == step.numpy()
+    # 3 bits a weight, and little beside: that is what packing is for.
+    weights = sum(model.get_submodule(name).weight.numel() for name in model.layer_names)
+    assert weights * 3 / 8 < path.stat().st_size < weights * 3 / 8 + 5_000
+
+
+def test_integer_model_needs_no_torch(trained, mnist, tmp_path):
+    model, path = trained("lenet5", "w4a4")
+    np.save(tmp_path / "images.npy", mnist.test_images[:20].numpy())
+    code = (
+        "import sys, numpy; sys.modules['torch'] = None; from sqlib.deploy import IntegerModel;"
+        f"print(IntegerModel.load({str(path)!r}).predict(numpy.load({str(tmp_path / 'images.npy')!r})).tolist())"
+    )
+    root = Path(deploy.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == predict(model, data.to_float(mnist.test_images[:20])).argmax(dim=1).tolist()
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(("setup", "layer"), [("half", "conv1"), ("fp32", "conv1")])
+def test_integer_model_refuses_float_layers(trained, setup, layer):
+    _, path = trained("lenet5" if setup == "half" else "lenet", setup)
+    with pytest.raises(SqlibError, match=f"layer '{layer}' .* is not quantised"):
+        deploy.IntegerModel.load(path)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((2, 28, 28), np.float32), np.zeros((28, 28), np.uint8), np.zeros((1, 3, 28, 28), np.uint8),
+     np.zeros((1, 28, 27), np.uint8)],
+)  # fmt: skip
+def test_integer_model_refuses_other_images(trained, images):
+    with pytest.raises(SqlibError, match="expected uint8 pixels, 28x28"):
+        deploy.IntegerModel.load(trained("lenet5", "w4a4")[1]).logits(images)
+
+
+def test_no_images_give_no_logits(trained):
+    integer = deploy.IntegerModel.load(trained("lenet5", "w4a4")[1])
+    assert integer.logits(np.zeros((0, 28, 28), np.uint8)).shape == (0, 10)
+
+
+def rewritten(path, tmp_path, change):
+    """The packed file with `change(metadata, tensors)` applied and a fresh, valid checksum."""
+    packed = deploy.read_packed(path)
+    with safe_open(path, framework="numpy") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != "sha256"}
+    tensors = dict(packed.tensors)
+    change(metadata, tensors)
+    (tmp_path / "changed").write_bytes(deploy._container(tensors, metadata))
+    return tmp_path / "changed"
+
+
+def edit_layer(**values):
+    def change(metadata, tensors):
+        layers = json.loads(metadata["layers"])
+        layers[1].update(values)
+        metadata["layers"] = json.dumps(layers)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, t: m.update(version="2"), "version '2': this program reads version 1"),
+        (lambda m, t: m.update(format="other"), "not a packed model"),
+        (lambda m, t: m.update(network="alexnet"), "unknown network"),
+        (lambda m, t: m.update(input_scale="1"), "input_scale"),
+        (lambda m, t: m.update(input_shape="[1, 999999, 28]"), "input_shape"),
+        (lambda m, t: m.pop("layers"), "no 'layers'"),
+        (lambda m, t: m.update(setup="{}"), "setup"),
+        (lambda m, t: m.update(layers="[" * 100_000), "layers"),
+        (edit_layer(weight_bits=5), "bits are not those of setup"),
+        (edit_layer(weight_bits=True), "layers.1.weight_bits"),
+        (edit_layer(padding=4), "does not fit|larger"),
+        (edit_layer(pool=0), "layers.1.pool"),
+        (edit_layer(shape=[2**23, 6, 5, 5]), "larger than any network"),
+        (edit_layer(shape=[16, 6, -5, 5]), "layers.1.shape"),
+        (edit_layer(surprise=1), "surprise"),
+        (lambda m, t: t.pop("fc1.bias"), "fc1.bias"),
+        (lambda m, t: t.update(extra=np.zeros(3, np.uint8)), "extra"),
+        (lambda m, t: t.update({"fc1.weight": t["fc1.weight"][:-1]}), "fc1.weight' is U8"),
+        (lambda m, t: t.update({"fc1.step": np.array(np.nan, "<f4")}), "not finite"),
+        (lambda m, t: t.update({"fc1.step": np.array(0, "<f4")}), "expected a positive number"),
+        (lambda m, t: t.update({"conv1_act.clip": np.array(1, "<f4")}), "conv1_act.clip"),
+        (lambda m, t: t.update({"conv1.clip": np.array(-1, "<f4")}), "expected a positive number"),
+        (lambda m, t: t.update({"conv1.bias": np.zeros(6, np.uint8)}), "conv1.bias' is U8"),
+    ],
+)  # fmt: skip
+def test_a_file_that_lies_is_refused_in_one_line(trained, tmp_path, change, message):
+    path = rewritten(trained("lenet5", "w4a4")[1], tmp_path, change)
+    with pytest.raises(SqlibError, match=message) as caught:
+        deploy.read_packed(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_other_files_are_refused(tmp_path):
+    for content in (
+        b"",
+        b"\x00" * 7,
+        b"hello, world, hello",
+        (2**62).to_bytes(8, "little") + b"{}",
+        b"\x02" + b"\x00" * 7 + b"{}",
+    ):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(SqlibError, match="not a packed model"):
+            deploy.IntegerModel.load(tmp_path / "file")
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(SqlibError, match="no such file|not a file"):
+            deploy.load_packed(path)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(deploy.LARGEST_FILE + 1)
+    with pytest.raises(SqlibError, match="larger than 64 MiB"):
+        deploy.IntegerModel.load(tmp_path / "large")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(draws=st.data())
+def test_damaged_bytes_never_crash_and_never_pass(trained, draws):
+    content = bytearray(trained("lenet5", "w4a4")[1].read_bytes())
+    kind = draws.draw(st.sampled_from(["cut", "flip", "header", "longer"]))
+    if kind == "cut":
+        content = content[: draws.draw(st.integers(0, len(content) - 1))]
+    elif kind == "longer":
+        content += draws.draw(st.binary(min_size=1, max_size=20))
+    else:
+        end = len(content) if kind == "flip" else 2500
+        for position in draws.draw(st.lists(st.integers(0, end - 1), min_size=1, max_size=3, unique=True)):
+            content[position] ^= draws.draw(st.integers(1, 255))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        try:
+            packed = deploy.read_packed(Path(file.name))
+        except SqlibError as error:
+            assert "\n" not in str(error)
+        else:  # only the table of tensors may change unseen, in what means the same: spaces, swapped equals
+            assert packed.layers == deploy.read_packed(trained("lenet5", "w4a4")[1]).layers
+
+
+def test_a_model_that_is_not_finite_is_not_packed(tmp_path):
+    model = build_model("lenet5", SETUPS["w4a4"])
+    model.fc1.bias.data[0] = float("nan")
+    with pytest.raises(SqlibError, match="layer 'fc1' holds a value that is not finite"):
+        deploy.pack(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checksum_is_the_documented_one(trained):
+    content = trained("lenet5", "w4a4")[1].read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    total = hashlib.sha256()
+    for key in sorted(set(metadata) - {"sha256"}):
+        total.update(f"{key}\n{metadata[key]}\n".encode())
+    total.update(content[8 + length :])
+    assert total.hexdigest() == metadata["sha256"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- ONNX
+
+
+@pytest.mark.parametrize(("network", "setup", "count"), [*CASES, ("lenet5", "half", 1_000), ("lenet", "fp32", 1_000)])
+def test_onnx_equals_the_trained_model(trained, mnist, tmp_path, network, setup, count):
+    runtime = pytest.importorskip("onnxruntime")
+    model, packed = trained(network, setup)
+    images = data.to_float(mnist.test_images[:count])
+    expected = predict(model, images).numpy()
+    for smallest in (2, 4):
+        path = tmp_path / f"{smallest}.onnx"
+        assert onnx_export.export_onnx(model, path, smallest) == path.stat().st_size
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        logits = np.concatenate([session.run(["logits"], {"images": part.numpy()})[0] for part in images.split(500)])
+        assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.9999
+        np.testing.assert_allclose(logits, expected, atol=1e-3)
+    if setup == "w2a2":
+        assert (tmp_path / "2.onnx").stat().st_size < packed.stat().st_size + 5_000
+
+
+def test_onnx_types_are_the_smallest(trained, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    onnx_export.export_onnx(trained("lenet", "mixed")[0], tmp_path / "model.onnx")
+    proto = onnx.load(tmp_path / "model.onnx")
+    types = {item.name: onnx.TensorProto.DataType.Name(item.data_type) for item in proto.graph.initializer}
+    assert [types[f"{name}.weight"] for name in ("conv1", "conv2", "fc1", "fc2")] == [
+        "UINT4",
+        "UINT2",
+        "UINT2",
+        "UINT4",
+    ]
+    kinds = {node.op_type for node in proto.graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm"} <= kinds
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+
+
+def test_read_image(tmp_path, mnist):
+    pixels, notes = mnist.test_images[0].numpy(), []
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(deploy.read_image(tmp_path / "a.png", note=notes.append), pixels)
+    np.testing.assert_array_equal(deploy.read_image(tmp_path / "a.png", invert=True), 255 - pixels)
+    Image.fromarray(pixels).convert("RGB").save(tmp_path / "c.png")
+    np.testing.assert_array_equal(deploy.read_image(tmp_path / "c.png", note=notes.append), pixels)
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "w.png")
+    np.testing.assert_array_equal(deploy.read_image(tmp_path / "w.png", note=notes.append), pixels)
+    clear = np.stack([np.full_like(pixels, 255)] * 3 + [pixels], axis=-1)
+    Image.fromarray(clear).save(tmp_path / "t.png")
+    np.testing.assert_array_equal(deploy.read_image(tmp_path / "t.png", note=notes.append), pixels)
+    assert notes == []
+    Image.fromarray(pixels).resize((56, 56), Image.Resampling.NEAREST).save(tmp_path / "b.png")
+    np.testing.assert_array_equal(deploy.read_image(tmp_path / "b.png", note=notes.append), pixels)
+    assert len(notes) == 1 and "resized from 56 x 56" in notes[0]
+    Image.fromarray(255 - pixels).save(tmp_path / "d.jpg")
+    assert deploy.read_image(tmp_path / "d.jpg", note=notes.append).shape == (28, 28)
+    assert "dark on bright" in notes[1]
+
+
+def test_images_that_cannot_be_read(tmp_path, mnist):
+    (tmp_path / "text.png").write_text("no image")
+    Image.fromarray(mnist.test_images[0].numpy()).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:80])
+    Image.new("L", (5000, 10)).save(tmp_path / "wide.png")
+    for name, message in [
+        ("text.png", "not an image"), ("cut.png", "damaged image"), ("wide.png", "at most 4096"),
+        ("none.png", "no such file"), (".", "not a file"),
+    ]:  # fmt: skip
+        with pytest.raises(SqlibError, match=message) as caught:
+            deploy.read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,268 @@
+"""Tests of sqlib.train: single steps against plain re-implementations, and whole tiny runs."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sqlib import metrics, train
+from sqlib.config import Clip, Guidance, SqlibError
+from sqlib.data import to_float
+from sqlib.models import build_model
+from sqlib.saliency import saliency_map
+
+METRICS = [
+    *("val_accuracy", "test_accuracy", "dead_map_rate", "gini", "entropy", "total_variation", "foreground_lift"),
+    *("deletion_auc", "random_auc", "faithfulness_gap", "train_seconds"),
+    *("weight_bytes", "float_weight_bytes", "macs", "bit_operations"),
+]
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(8, 1, 28, 28, generator=generator), torch.randint(10, (8,), generator=generator)
+
+
+def without_seconds(history):
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+
+
+# ----------------------------------------------------------------------------------------------------- single steps
+
+
+@pytest.mark.parametrize("training", ["standard", "saliency_guided"])
+def test_one_step_moves_weights_and_clips_and_leaves_no_gradient_on_the_input(training, make_run, batch):
+    # Clips low enough to clip, and no penalty: they move by the gradient of the loss alone.
+    run = make_run(2, training, clip=Clip(start=0.2, penalty=0.0))
+    model = train.seeded_model(run)
+    before = copy.deepcopy(model.state_dict())
+    optimizer, _ = train.make_optimizer(model, run, 10)
+    images, labels = batch
+    given = images.clone()
+    loss, right = train.train_step(model, optimizer, images, labels, run)
+    assert images.grad is None and not images.requires_grad and torch.equal(images, given)
+    assert not loss.requires_grad and 0 <= right <= 8
+    for name, value in model.state_dict().items():
+        assert not torch.equal(value, before[name]), name
+    assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+def test_penalty_is_the_whole_gradient_of_a_clip_that_clips_nothing(make_run, batch):
+    run = make_run(2, clip=Clip(start=10.0, penalty=3e-3))
+    model = train.seeded_model(run)
+    optimizer, _ = train.make_optimizer(model, run, 10)
+    train.train_step(model, optimizer, *batch, run)
+    for clip in model.clips().values():
+        assert clip.alpha.grad.item() == pytest.approx(2 * 3e-3 * 10)
+        # Adam's first step is the learning rate, here of the clips' own group, at step 1 of its rise over 0.15 * 10 -> 2 steps.
+        assert clip.alpha.item() == pytest.approx(10 - 3e-2 / 2, abs=1e-4)
+
+
+def test_the_loss_reported_does_not_hold_the_penalty(make_run, batch):
+    losses = []
+    for penalty in (0.0, 1.0):
+        run = make_run(2, clip=Clip(penalty=penalty))
+        model = train.seeded_model(run)
+        losses.append(train.train_step(model, train.make_optimizer(model, run, 10)[0], *batch, run)[0].item())
+    model = train.seeded_model(run)
+    assert losses == pytest.approx([F.cross_entropy(model(batch[0]), batch[1]).item()] * 2)
+
+
+def test_clips_stay_positive(make_run, batch):
+    run = make_run(2, clip=Clip(start=0.02, penalty=1.0, learning_rate=1.0))
+    model = train.seeded_model(run)
+    optimizer, _ = train.make_optimizer(model, run, 1)
+    for _ in range(3):
+        train.train_step(model, optimizer, *batch, run)
+        assert all(clip.alpha > 0 for clip in model.clips().values())
+
+
+def test_two_parameter_groups_hold_everything_once(make_run):
+    run = make_run(2, weight_decay=0.1)
+    model = train.seeded_model(run)
+    optimizer, _ = train.make_optimizer(model, run, 10)
+    weights, clips = optimizer.param_groups
+    assert len(clips["params"]) == 4 and clips["weight_decay"] == 0 and weights["weight_decay"] == 0.1
+    assert (weights["initial_lr"], clips["initial_lr"]) == (2e-3, 3e-2)
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in model.parameters()}
+    assert len(train.make_optimizer(train.seeded_model(make_run(32)), run, 10)[0].param_groups) == 1
+
+
+def test_warm_cosine_by_hand():
+    # 20 steps: three up, then a cosine that would reach zero at the 21st.
+    assert [train.warm_cosine(step, 20) for step in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert train.warm_cosine(11, 20) == pytest.approx(0.5)  # 9 of 18
+    values = [train.warm_cosine(step, 20) for step in range(21)]
+    assert all(a > b for a, b in zip(values[2:], values[3:], strict=False))
+    assert values[19] > 0 and values[20] == pytest.approx(0)
+    assert train.warm_cosine(0, 1) == 1
+
+
+def plain_guided_loss(model, images, labels, guidance):
+    """Algorithm 1, an image at a time; `mean` or `corner` filling."""
+    model.eval()
+    masked = []
+    for image, label in zip(images, labels, strict=True):
+        x = image[None].clone().requires_grad_()
+        logits = model(x)[0]
+        score = logits[label] if guidance.score == "logit" else logits[label] - logits.logsumexp(0)
+        scores = torch.autograd.grad(score, x)[0].flatten()
+        scores = scores.abs() if guidance.rank == "abs" else scores
+        lowest = sorted(range(784), key=lambda p, scores=scores: scores[p].item())[: int(784 * guidance.fraction)]
+        filled = image.flatten().clone()
+        filled[lowest] = image.mean() if guidance.fill == "mean" else image[0, 0, 0]
+        masked.append(filled.view(1, 28, 28))
+    model.train()
+    p, q = model(images).softmax(dim=1), model(torch.stack(masked)).softmax(dim=1)
+    cross_entropy = -torch.stack([p[i, label].log() for i, label in enumerate(labels)]).mean()
+    clean = p.detach() if guidance.detach_clean else p
+    divergence = (clean * (clean.log() - q.log())).sum(dim=1).mean()
+    return cross_entropy + guidance.kl_weight * divergence
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        Guidance(fill="mean", kl_weight=1.0),
+        Guidance(fill="mean", kl_weight=20.0, detach_clean=True, rank="signed", score="logit", fraction=0.25),
+        Guidance(fill="corner", kl_weight=20.0, rank="signed"),
+    ],
+)
+def test_guided_loss_and_its_gradients_are_those_of_a_plain_loop(guidance, make_setup, batch):
+    model = build_model("lenet5", make_setup(32, 32)).train()
+    images, labels = batch
+    loss, logits = train.guided_loss(model, images, labels, guidance, None)
+    torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-5)
+    ours = torch.autograd.grad(loss, list(model.parameters()))
+    expected = plain_guided_loss(model, images, labels, guidance)
+    reference = torch.autograd.grad(expected, list(model.parameters()))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    for a, b in zip(ours, reference, strict=True):
+        assert (a - b).norm() < 1e-3 * b.norm()
+
+
+def test_divergence_counts(make_setup, batch):
+    model = build_model("lenet5", make_setup(2, 2)).train()
+
+    def loss(kl_weight):
+        generator = torch.Generator().manual_seed(0)
+        return train.guided_loss(model, *batch, Guidance(kl_weight=kl_weight), generator)[0].item()
+
+    plain = F.cross_entropy(model(batch[0]), batch[1]).item()
+    assert loss(0.0) == pytest.approx(plain, rel=1e-5)
+    assert loss(1000.0) - plain == pytest.approx(1000 * (loss(1.0) - plain), rel=0.02)
+    assert loss(1000.0) > plain
+
+
+# ------------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.mark.parametrize("training", ["standard", "saliency_guided"])
+@pytest.mark.parametrize("network", ["lenet5", "sgt_cnn"])
+def test_the_same_run_twice_gives_the_same_bytes(training, network, make_run, blobs):
+    size = {"images": 40, "batch_size": 20} if network == "sgt_cnn" else {}
+    run = make_run(2, training, epochs=2, network=network, **size)
+
+    def disturb(progress):
+        torch.rand(7)  # what a callback draws must not reach the weights
+
+    torch.manual_seed(1)
+    model, history = train.fit(run, blobs)
+    torch.manual_seed(2)
+    again, history_again = train.fit(run, blobs, on_epoch=disturb)
+    for (name, a), b in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
+        assert a.numpy().tobytes() == b.numpy().tobytes(), name
+    assert without_seconds(history) == without_seconds(history_again)
+    assert not model.training
+
+
+def test_another_seed_is_another_model(make_run, blobs):
+    models = [train.fit(make_run(seed=seed), blobs)[0] for seed in (0, 1)]
+    assert not torch.equal(models[0].fc3.weight, models[1].fc3.weight)
+
+
+@pytest.mark.parametrize("bits, training", [(4, "standard"), (2, "saliency_guided"), (32, "saliency_guided")])
+def test_a_small_run_learns(bits, training, make_run, blobs):
+    seen = []
+    run = make_run(bits, training, epochs=3, images=400, batch_size=20)
+    _, history = train.fit(run, blobs, on_epoch=lambda p: seen.append((len(p.history), p.strip.shape, p.epochs)))
+    assert seen == [(1, (10, 28, 28), 3), (2, (10, 28, 28), 3), (3, (10, 28, 28), 3)]
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    assert history[-1]["val_accuracy"] > 0.8  # chance is 0.1
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert history[-1]["val_dead_map_rate"] <= 0.05
+    assert list(history[0]["clips"]) == ([] if bits == 32 else ["conv1", "conv2", "fc1", "fc2"])
+    wanted = {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_dead_map_rate", "clips", "seconds"}
+    assert wanted <= set(history[0])
+    if bits != 32:
+        assert all(value < 10 for value in history[-1]["clips"].values())  # closed by the penalty
+
+
+@pytest.mark.parametrize("bits", [2, 32])
+@pytest.mark.parametrize("training", ["standard", "saliency_guided"])
+def test_a_loss_that_is_no_number_is_one_clear_error(bits, training, make_run, blobs, monkeypatch):
+    real = train.seeded_model
+
+    def broken(run, *device):
+        model = real(run, *device)
+        with torch.no_grad():
+            model.fc3.bias[0] = math.nan
+        return model
+
+    monkeypatch.setattr(train, "seeded_model", broken)
+    with pytest.raises(SqlibError, match="epoch 1, step 1"):
+        train.fit(make_run(bits, training), blobs)
+
+
+# ----------------------------------------------------------------------------------------------------- measurements
+
+
+def test_measure(make_run, blobs):
+    run = make_run(4, epochs=2, batch_size=20)
+    model, history = train.fit(run, blobs)
+    before = copy.deepcopy(model.state_dict())
+    result = train.measure(run, model, history, blobs)
+    assert set(METRICS) <= set(result.metrics)
+    assert all(isinstance(value, (int, float)) for value in result.metrics.values())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not model.training and all(p.grad is None or p.requires_grad for p in model.parameters())
+
+    images, labels = to_float(blobs.test_images[:30]), blobs.test_labels[:30]
+    with torch.no_grad():
+        predicted = model(images).argmax(dim=1)
+    maps = saliency_map(model, images, predicted)
+    m = result.metrics
+    assert m["test_accuracy"] == pytest.approx((predicted == labels).double().mean().item())
+    assert m["val_accuracy"] == history[-1]["val_accuracy"]
+    assert m["gini"] == pytest.approx(metrics.gini(maps).nanmean().item())
+    assert m["foreground_lift"] == pytest.approx(metrics.foreground_lift(maps, images).nanmean().item())
+    assert m["train_seconds"] == pytest.approx(sum(entry["seconds"] for entry in history))
+    assert m["faithfulness_gap"] == pytest.approx(m["random_auc"] - m["deletion_auc"])
+    assert m["deletion_auc"] < m["random_auc"]  # blanking the salient pixels of a bright block hurts
+
+    accuracy = (predicted[:10] == labels[:10]).double().mean().item()
+    assert result.curves["fractions"] == [k / 10 for k in range(10)]
+    assert result.curves["deletion"][0] == result.curves["random"][0] == pytest.approx(accuracy)
+    assert all(len(curve) == 10 for curve in result.curves.values())
+
+    types = {name: (tuple(t.shape), t.dtype) for name, t in result.per_image.items()}
+    expected = {"prediction": torch.int64, "correct": torch.uint8, "dead": torch.uint8}
+    expected |= dict.fromkeys(("gini", "entropy", "total_variation", "foreground_lift"), torch.float32)
+    assert types == {name: ((30,), dtype) for name, dtype in expected.items()}
+    assert torch.equal(result.per_image["prediction"], predicted)
+
+
+def test_measuring_twice_gives_the_same(make_run, blobs):
+    run = make_run(2)
+    model, history = train.fit(run, blobs)
+    first, second = (train.measure(run, model, history, blobs) for _ in range(2))
+    assert first.metrics == second.metrics and first.curves == second.curves
+
+
+def test_step_seconds_leaves_the_global_generator_alone(make_run):
+    state = torch.get_rng_state()
+    assert 0 < train.step_seconds(make_run(2, "saliency_guided"), repeats=1) < 60
+    assert torch.equal(torch.get_rng_state(), state)
