@@ -60,9 +60,7 @@ def test_clarity_against_naive_formulas(random_maps):
         m = np.abs(signed)
         flat = m.ravel()
         pairs = np.abs(flat[:, None] - flat[None, :]).sum()
-        assert metrics.gini(random_maps)[i].item() == pytest.approx(
-            pairs / (2 * flat.size**2 * flat.mean()), abs=1e-6
-        )
+        assert metrics.gini(random_maps)[i].item() == pytest.approx(pairs / (2 * flat.size**2 * flat.mean()), abs=1e-6)
         assert metrics.entropy(random_maps)[i].item() == pytest.approx(
             scipy.stats.entropy(flat) / math.log(flat.size), abs=1e-6
         )

@@ -41,7 +41,12 @@ def test_other_channels_and_classes(name, make_setup):
 def test_every_layer_gets_its_bits_and_method(make_setup):
     part = config.LayerBits
     setup = make_setup(
-        2, 3, first=part(weights=8), last=part(weights=32), layers={"fc1": part(weights=5, activations=32)}, weight_method="minmax"
+        2,
+        3,
+        first=part(weights=8),
+        last=part(weights=32),
+        layers={"fc1": part(weights=5, activations=32)},
+        weight_method="minmax",
     )
     model = build_model("lenet", setup)
     layers = [model.get_submodule(layer) for layer in config.NETWORK_LAYERS["lenet"]]

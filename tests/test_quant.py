@@ -381,7 +381,9 @@ def test_constant_weights_stay_finite(method, bits, value):
         torch.testing.assert_close(quantised.detach(), weight.detach())
     if method == "sawb":
         # 2 bits: 3.12 - 2.064; at 4 and 8 bits the fit is negative, and the largest weight is the clip.
-        torch.testing.assert_close(quantised.detach(), weight.detach() * (1.056 if bits == 2 else 1), rtol=1e-4, atol=1e-30)
+        torch.testing.assert_close(
+            quantised.detach(), weight.detach() * (1.056 if bits == 2 else 1), rtol=1e-4, atol=1e-30
+        )
 
 
 @pytest.mark.parametrize("method", ["sawb", "dorefa", "minmax"])

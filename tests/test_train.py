@@ -26,8 +26,9 @@ def batch():
     return torch.rand(8, 1, 28, 28, generator=generator), torch.randint(10, (8,), generator=generator)
 
 
-def without_seconds(history):
-    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+def text_without_seconds(history):
+    """All but the times, as text: NaN (the mean clarity of no living map) equals itself there."""
+    return repr([{key: value for key, value in entry.items() if key != "seconds"} for entry in history])
 
 
 # ----------------------------------------------------------------------------------------------------- single steps
@@ -96,7 +97,7 @@ def test_warm_cosine_by_hand():
     assert [train.warm_cosine(step, 20) for step in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])
     assert train.warm_cosine(11, 20) == pytest.approx(0.5)  # 9 of 18
     values = [train.warm_cosine(step, 20) for step in range(21)]
-    assert all(a > b for a, b in zip(values[2:], values[3:], strict=False))
+    assert values[2:] == sorted(values[2:], reverse=True)
     assert values[19] > 0 and values[20] == pytest.approx(0)
     assert train.warm_cosine(0, 1) == 1
 
@@ -145,7 +146,7 @@ def test_guided_loss_and_its_gradients_are_those_of_a_plain_loop(guidance, make_
 
 
 def test_divergence_counts(make_setup, batch):
-    model = build_model("lenet5", make_setup(2, 2)).train()
+    model = build_model("lenet5", make_setup(32, 32)).train()
 
     def loss(kl_weight):
         generator = torch.Generator().manual_seed(0)
@@ -175,7 +176,7 @@ def test_the_same_run_twice_gives_the_same_bytes(training, network, make_run, bl
     again, history_again = train.fit(run, blobs, on_epoch=disturb)
     for (name, a), b in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
         assert a.numpy().tobytes() == b.numpy().tobytes(), name
-    assert without_seconds(history) == without_seconds(history_again)
+    assert text_without_seconds(history) == text_without_seconds(history_again)
     assert not model.training
 
 
@@ -188,7 +189,7 @@ def test_another_seed_is_another_model(make_run, blobs):
 def test_a_small_run_learns(bits, training, make_run, blobs):
     seen = []
     run = make_run(bits, training, epochs=3, images=400, batch_size=20)
-    _, history = train.fit(run, blobs, on_epoch=lambda p: seen.append((len(p.history), p.strip.shape, p.epochs)))
+    _, history = train.fit(run, blobs, on_epoch=lambda p: seen.append((len(p.history), p.strip_maps.shape, p.epochs)))
     assert seen == [(1, (10, 28, 28), 3), (2, (10, 28, 28), 3), (3, (10, 28, 28), 3)]
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     assert history[-1]["val_accuracy"] > 0.8  # chance is 0.1
@@ -259,7 +260,7 @@ def test_measuring_twice_gives_the_same(make_run, blobs):
     run = make_run(2)
     model, history = train.fit(run, blobs)
     first, second = (train.measure(run, model, history, blobs) for _ in range(2))
-    assert first.metrics == second.metrics and first.curves == second.curves
+    assert repr((first.metrics, first.curves)) == repr((second.metrics, second.curves))
 
 
 def test_step_seconds_leaves_the_global_generator_alone(make_run):
