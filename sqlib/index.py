@@ -2,10 +2,14 @@
 
 import base64
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlib.config import NETWORK_LAYERS, Run, Study
 from sqlib.pages import check_size, render_page, table_html
 from sqlib.runs import collect, compare_page, read_result, write_atomically
+
+if TYPE_CHECKING:
+    import pandas
 
 _MEASURES = {
     # column of the table -> (metric, factor, format)
@@ -47,7 +51,7 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         finished=len(results),
         total=len(study.runs()),
         small=study.training.images < 55_000,
-        answers=[answer for title, _, network, rows in groups if (answer := _answer(study, network, title, rows))],
+        answers=[found for title, _, network, rows in groups if (found := answer(study, network, title, rows))],
         hero=_hero(study, reports),
         tables=[
             _headline(study, title, dataset, network, rows) for title, dataset, network, rows in groups if len(rows)
@@ -98,7 +102,7 @@ def _spread(values, factor: float, form: str) -> str:
     return f"{mean} ± {form.format(values.std())}" if len(values) > 1 else mean
 
 
-def _answer(study: Study, network: str, title: str, rows) -> dict[str, str] | None:
+def answer(study: Study, network: str, title: str, rows) -> dict[str, str] | None:
     """What the fewest bits do to accuracy and clarity against float, standard training: paired over seeds."""
     floats = [setup for setup in study.setups if setup.is_float]
     quantised = [setup for setup in study.setups if not setup.is_float]
@@ -146,9 +150,9 @@ def _signed(change, form: str) -> str:
     return f"{mean} ± {form.format(change.std())}" if len(change) > 1 else mean
 
 
-def _headline(study: Study, title: str, dataset: str, network: str, rows):
+def headline_frame(study: Study, dataset: str, network: str, rows) -> "pandas.DataFrame":
+    """The main table of one data set: a line for each setup and training, mean ± standard deviation over seeds."""
     import pandas
-    from markupsafe import Markup
 
     lines = []
     for setup in study.setups:
@@ -157,7 +161,13 @@ def _headline(study: Study, title: str, dataset: str, network: str, rows):
             if len(runs):
                 values = {column: _spread(runs[metric], *how) for column, (metric, *how) in _MEASURES.items()}
                 lines.append({"setup": setup.name, "training": training_title(training), **values, "runs": len(runs)})
-    frame = pandas.DataFrame(lines).set_index(["setup", "training"])
+    return pandas.DataFrame(lines).set_index(["setup", "training"])
+
+
+def _headline(study: Study, title: str, dataset: str, network: str, rows):
+    from markupsafe import Markup
+
+    frame = headline_frame(study, dataset, network, rows)
     several = len(study.seeds) > 1
     caption = f"{title}: accuracy and saliency on the test images" + (
         "; mean ± standard deviation over seeds." * several

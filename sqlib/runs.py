@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sqlib.config import FLOAT, NETWORK_LAYERS, REPORTS, REPOSITORY, Run, SqlibError, Study, digest
+from sqlib.config import REPORTS, REPOSITORY, Run, SqlibError, Study, digest
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
     import pandas

@@ -174,7 +174,7 @@ class OnePixel(nn.Module):
 def order_with(position):
     """An order of ten pixels with pixel 5 at `position`."""
     others = [p for p in range(10) if p != 5]
-    return others[:position] + [5] + others[position:]
+    return [*others[:position], 5, *others[position:]]
 
 
 def test_deletion_curve_and_its_area_by_hand():

@@ -88,8 +88,8 @@ def round_through(real, codes, scale):
 def forward_and_reference(model, images, masks=None):
     """The model's logits; those of plain autograd in float64; and the latter's leaves: images, and parameters by name.
 
-    Products are of codes, as exact integers (float64), so that max-pooling sees the same ties. `masks` (filled while the model
-    runs): what dropout multiplies by, in front of the first and the last linear layer.
+    Products are of codes, as exact integers (float64), so that max-pooling sees the same ties. `masks` (filled while the
+    model runs): what dropout multiplies by, in front of the first and the last linear layer.
     """
     seen, handles = {}, []
     for layer in model.layer_names[:-1]:

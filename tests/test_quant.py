@@ -1,4 +1,4 @@
-"""Tests of sqlib.quant against hand-computed values, closed forms, and an independent implementation in numpy float64."""
+"""Tests of sqlib.quant against hand-computed values, closed forms, and an independent implementation in numpy."""
 
 import copy
 
@@ -38,7 +38,7 @@ def numpy_pact(x, alpha, bits):
 
 @pytest.mark.parametrize("bits, middle", [(1, 0.0), (2, 4 / 3), (3, 8 / 7), (4, 16 / 15), (8, 256 / 255)])
 def test_pact_at_the_five_points(bits, middle):
-    # a = 2; a / 2 lies between two levels, and goes to the even one: 0.5 -> 0, 1.5 -> 2, 3.5 -> 4, 7.5 -> 8, 127.5 -> 128.
+    # a = 2; a / 2 lies between two levels and goes to the even one: 0.5 to 0, 1.5 to 2, 3.5 to 4, 7.5 to 8, 127.5 to 128.
     a, e = 2.0, 1e-3
     x = torch.tensor([-e, 0, a / 2, a, a + e])
     y, dx, _ = pact_with_gradients(x, a, bits)
@@ -430,8 +430,8 @@ def layer_input(kind, shape):
 def reference_layer(layer, x, scale, operation, pool=1):
     """The layer in float64 with plain autograd; `operation(x, weight)` is its product.
 
-    It multiplies codes as well, so that equal sums stay equal and max-pooling picks the same one of them; the codes carry the
-    gradients of the real values they stand for.
+    It multiplies codes as well, so that equal sums stay equal and max-pooling picks the same one of them; the codes
+    carry the gradients of the real values they stand for.
     """
     x, weight, bias = (t.detach().double().requires_grad_() for t in (x, layer.weight, layer.bias))
     x_scale, step, weight_codes = 1.0, 1.0, weight

@@ -1,0 +1,61 @@
+"""The part of README.md that is made from results: the answer so far, one table, one picture. `make publish` writes it."""
+
+import os
+from pathlib import Path
+
+from sqlib.config import SqlibError, Study
+from sqlib.index import answer, dataset_title, headline_frame
+from sqlib.runs import collect, write_atomically
+
+START, END = "<!-- results: made by `make publish`, not by hand -->", "<!-- end of results -->"
+
+
+def results_block(study: Study, reports: Path, pictures: str) -> str:
+    """Markdown of the answer for each data set, the main table, and the first data set's comparison picture.
+
+    reports: the study's folder with its results; pictures: where its figures are, as a link from the README.
+    """
+    rows = collect(study, reports)
+    network = study.networks[0]
+    rows = rows[rows["network"] == network]
+    parts, tables = [], []
+    for dataset in study.datasets:
+        own = rows[rows["dataset"] == dataset]
+        found = answer(study, network, dataset_title(dataset), own)
+        if found:
+            parts.append(_sentence(found))
+        if len(own):
+            frame = headline_frame(study, dataset, network, own).reset_index()
+            frame.insert(0, "data set", dataset_title(dataset))
+            tables.append(frame)
+    if not tables:
+        raise SqlibError(f"{reports} holds no results to show in the README")
+    lines = ["| " + " | ".join(map(str, tables[0].columns)) + " |", "| " + " | ".join("---" for _ in tables[0].columns) + " |"]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for frame in tables for row in frame.itertuples(index=False)]
+    seeds = "mean ± standard deviation over seeds" if len(study.seeds) > 1 else "one seed"
+    picture = f"![The same images under every setup, standard and guided]({pictures}/compare_{study.datasets[0]}_maps.png)"
+    return "\n\n".join([*parts, "\n".join(lines), f"Test images, network `{network}`, {seeds}.", picture])
+
+
+def update_readme(readme: Path, block: str) -> None:
+    """Put the block between the README's two marks; raises SqlibError when a mark is missing."""
+    text = readme.read_text(encoding="utf-8")
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise SqlibError(f"{os.path.relpath(readme)}: expected the lines '{START}' and '{END}' around the results")
+    write_atomically(readme, f"{before}{START}\n\n{block}\n\n{END}{after}".encode())
+
+
+def _sentence(found: dict[str, str]) -> str:
+    guided = ""
+    if "guided_accuracy" in found:
+        guided = (
+            f" Training it saliency-guided changes that by {found['guided_accuracy']} points of accuracy "
+            f"and {found['guided_gini']} of Gini index."
+        )
+    return (
+        f"**{found['title']}**, {found['before']} to {found['after']} with ordinary training: test accuracy "
+        f"{found['accuracy_before']}% to {found['accuracy_after']}% ({found['accuracy_change']} points), Gini index of the saliency maps "
+        f"{found['gini_before']} to {found['gini_after']} ({found['gini_change']}); {found['seeds']}.{guided}"
+    )

@@ -1,0 +1,97 @@
+"""The smoke study from the first file to the last page, on real images, as a user runs it."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sqlib import runs
+from sqlib.config import REPOSITORY, load_study
+
+pytestmark = pytest.mark.end_to_end
+STUDY = load_study("smoke")
+
+
+def reproduce(reports):
+    return subprocess.run(
+        [sys.executable, "-m", "sqlib", "reproduce", STUDY.name],
+        env={**os.environ, "SQLIB_REPORTS": str(reports)},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """(folder of the finished smoke study, what making it printed)."""
+    reports = tmp_path_factory.mktemp("reports")
+    done = reproduce(reports)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return reports / STUDY.name, done
+
+
+def test_it_says_what_it_will_do_and_then_one_line_a_job(smoke):
+    _, done = smoke
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("smoke: 16 runs to train, 22 pages to make: about")
+    assert [int(line[1:3]) for line in lines[1:-1]] == list(range(1, 39))
+    assert sum(": test " in line for line in lines) == 16
+    assert lines[-1].startswith("smoke: done in ")
+    assert done.stderr == ""
+
+
+def test_every_run_has_its_result_model_notebook_and_page(smoke):
+    folder, _ = smoke
+    for run in STUDY.runs():
+        place = run.folder(folder)
+        assert runs.fault(place) is None
+        assert runs.run_of(place) == run
+        assert runs.load_model(place) is not None
+        for name in ("notebook.ipynb", "train.html", "saliency.ipynb", "saliency.html"):
+            assert (place / name).stat().st_size > 1000
+
+
+def test_every_page_is_there(smoke):
+    folder, _ = smoke
+    for name in ("index", "tables", "data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist"):
+        page = (folder / f"{name}.html").read_text()
+        assert "<h1" in page
+        assert "Traceback" not in page
+
+
+def test_the_table_of_runs(smoke):
+    folder, _ = smoke
+    with open(folder / "results/runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0])[: len(runs.FIRST_COLUMNS)] == runs.FIRST_COLUMNS
+    assert len(rows) == 16
+    for row in rows:
+        assert 0.3 < float(row["test_accuracy"]) <= 1, row  # learned something: chance is 0.1
+        assert 0 <= float(row["dead_map_rate"]) <= 1
+        assert int(row["weight_bytes"]) > 0
+
+
+def test_a_second_time_does_nothing_in_seconds(smoke):
+    folder, _ = smoke
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if ".snakemake" not in path.parts}
+    started = time.monotonic()
+    done = reproduce(folder.parent)
+    assert done.returncode == 0
+    assert done.stdout.startswith("smoke: everything is up to date")
+    assert len(done.stdout.splitlines()) == 1
+    assert time.monotonic() - started < 30  # 4 s on an idle machine
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if ".snakemake" not in path.parts}
+    changed = {path.name for path in after if before.get(path) != after[path]}
+    assert changed <= {".lock"}
+
+
+def test_no_job_warned(smoke):
+    folder, _ = smoke
+    for log in (folder / "logs").rglob("*.log"):
+        if log.name != "reproduce.log":
+            assert "warning" not in log.read_text().lower(), log

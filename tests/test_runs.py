@@ -1,0 +1,303 @@
+"""sqlib.runs: files that are whole or absent, results that are read strictly, stamps that move only with content."""
+
+import errno
+import json
+import math
+import os
+import subprocess
+import time
+
+import pytest
+import torch
+
+from sqlib import runs
+from sqlib.config import SqlibError, load_study
+from sqlib.models import build_model
+
+METRICS = {"val_accuracy": 0.5, "test_accuracy": 0.4, "gini": float("nan"), "train_seconds": 1.5, "anything": 3}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_study("smoke")
+
+
+@pytest.fixture
+def saved(study, tmp_path):
+    """(run, its folder, the model in it): an untrained model saved as a finished run."""
+    run = study.run("mnist/lenet/w2a2/standard/seed0")
+    folder = run.folder(tmp_path)
+    torch.manual_seed(0)
+    model = build_model(run.network, run.setup)
+    runs.write_stamps(study, tmp_path)
+    per_image = {"prediction": torch.arange(5), "gini": torch.tensor([0.1, 0.2, 0.3, 0.4, float("nan")])}
+    curves = {"fractions": [0.0, 0.1], "deletion": [1.0, 0.5], "random": [1.0, 0.9]}
+    runs.save_run(folder, run, model, [{"epoch": 1}], METRICS, curves, per_image, time.time() - 2)
+    return run, folder, model.eval()
+
+
+def edit(folder, change):
+    """Rewrite result.json after `change` has been applied to its content."""
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    change(result)
+    path.write_text(json.dumps(result))
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "new" / "file"
+    runs.write_atomically(path, b"first")
+    runs.write_atomically(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SqlibError, match=r"cannot write .*file: No space left on device") as caught:
+        runs.write_atomically(path, b"new")
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_interrupted_write_leaves_no_trace(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runs.write_atomically(tmp_path / "file", b"new")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_in_the_way_of_a_folder_is_one_sentence(tmp_path):
+    (tmp_path / "blocked").write_text("")
+    with pytest.raises(SqlibError, match="cannot write"):
+        runs.write_atomically(tmp_path / "blocked" / "file", b"new")
+
+
+def test_json_has_null_for_what_json_cannot_say():
+    value = {"a": float("nan"), 1: [math.inf, (torch.tensor(2), 0.5)]}
+    assert json.loads(runs.to_json(value)) == {"a": None, "1": [None, [2, 0.5]]}
+
+
+# ---- a finished run ------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_run_is_read_back(saved):
+    run, folder, model = saved
+    result = runs.read_result(folder)
+    assert result["id"] == run.id
+    assert result["metrics"]["gini"] is None
+    assert runs.run_of(folder) == run
+    loaded = runs.load_model(folder)
+    assert not loaded.training
+    image = torch.rand(2, 1, 28, 28)
+    assert torch.equal(loaded(image), model(image))
+    per_image = runs.load_per_image(folder)
+    assert per_image["prediction"].dtype == torch.int64
+    assert per_image["gini"].isnan().sum() == 1
+    assert runs.fault(folder) is None
+
+
+def test_a_result_says_where_it_comes_from(saved):
+    origin = runs.read_result(saved[1])["provenance"]
+    assert origin["packages"]["torch"] == torch.__version__.split("+")[0] or "+" in origin["packages"]["torch"]
+    assert set(origin["data"]) == {"train-images", "train-labels", "t10k-images", "t10k-labels"}
+    assert origin["started"] < origin["ended"]
+    assert origin["seconds"] >= 2
+    assert origin["peak_memory_mb"] > 50
+    assert origin["threads"] == torch.get_num_threads()
+    assert origin["seed"] == 0
+
+
+def test_provenance_does_without_git(monkeypatch):
+    def no_git(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", no_git)
+    assert runs.provenance()["git"] is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": 2}', b'{"format": 1}', b"[" * 100_000]
+)
+def test_a_malformed_result_is_one_clear_line(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    for read in (runs.read_result, runs.run_of, runs.load_model):
+        with pytest.raises(SqlibError, match=r"result\.json: ") as caught:
+            read(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_result_is_one_clear_line(tmp_path):
+    with pytest.raises(SqlibError, match=r"result\.json: no such file"):
+        runs.read_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda result: result.pop("metrics"), "'metrics' is missing"),
+        (lambda result: result["metrics"].update(gini="high"), "metrics.gini is not a number"),
+        (lambda result: result["run"].update(seed="0"), "run.seed"),
+        (lambda result: result["run"].update(colour="red"), "run.colour"),
+        (lambda result: result["run"].update(seed=7), "altered"),
+    ],
+)
+def test_an_altered_result_is_refused(saved, change, message):
+    _, folder, _ = saved
+    edit(folder, change)
+    with pytest.raises(SqlibError, match=message):
+        runs.run_of(folder)
+    assert runs.fault(folder) is not None
+
+
+def test_a_flipped_bit_in_a_model_is_found(saved):
+    _, folder, _ = saved
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    assert "damaged" in runs.fault(folder)
+    with pytest.raises(SqlibError, match="damaged"):
+        runs.load_model(folder)
+
+
+def test_a_model_that_does_not_fit_is_refused(saved):
+    _, folder, _ = saved
+    edit(folder, lambda result: result["files"].clear())
+    (folder / "model.safetensors").write_bytes((folder / "per_image.safetensors").read_bytes())
+    with pytest.raises(SqlibError, match="does not fit network 'lenet'"):
+        runs.load_model(folder)
+    (folder / "model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(SqlibError, match="damaged"):
+        runs.load_model(folder)
+
+
+def test_a_run_of_other_parameters_or_code_is_not_finished(saved):
+    _, folder, _ = saved
+    stamp = json.loads((folder / "parameters.json").read_text())
+    (folder / "parameters.json").write_text(json.dumps({**stamp, "digest": "0"}))
+    assert runs.fault(folder) == "its parameters were changed"
+    (folder / "parameters.json").write_text(json.dumps({**stamp, "sources": "0"}))
+    assert "code" in runs.fault(folder)
+
+
+def test_collect_has_a_row_a_run_and_the_agreed_columns_first(saved, study, tmp_path):
+    table = runs.collect(study, tmp_path)
+    assert tuple(table.columns[: len(runs.FIRST_COLUMNS)]) == runs.FIRST_COLUMNS
+    assert len(table) == 1
+    row = table.iloc[0]
+    assert (row.dataset, row.network, row.setup, row.training, row.seed) == ("mnist", "lenet", "w2a2", "standard", 0)
+    assert row.test_accuracy == 0.4
+    assert math.isnan(row.gini)
+    assert row.anything == 3
+    assert runs.collect(None, tmp_path).equals(table)
+
+
+def test_collect_of_nothing_has_the_columns(study, tmp_path):
+    table = runs.collect(study, tmp_path)
+    assert len(table) == 0
+    assert tuple(table.columns) == runs.FIRST_COLUMNS
+
+
+# ---- stamps --------------------------------------------------------------------------------------------------------
+
+
+def test_stamps_are_written_once(study, tmp_path):
+    first = runs.write_stamps(study, tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in first}
+    assert len([path for path in first if path.name == "parameters.json"]) == len(study.runs())
+    names = {path.stem for path in first if path.parent.name == "stamps"}
+    assert names == {
+        "data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist", "saliency", "tables", "index",
+    }  # fmt: skip
+    assert runs.write_stamps(study, tmp_path) == []
+    assert times == {path: path.stat().st_mtime_ns for path in first}
+
+
+def test_a_changed_parameter_moves_exactly_the_runs_it_is_in(study, tmp_path):
+    def with_epochs(**epochs):
+        return study.model_copy(update={"training": study.training.model_copy(update={"epochs": epochs})})
+
+    runs.write_stamps(with_epochs(mnist=1, fashion_mnist=1), tmp_path)
+    changed = runs.write_stamps(with_epochs(mnist=1, fashion_mnist=2), tmp_path)
+    moved = {path.relative_to(tmp_path / "runs").parts[0] for path in changed if path.name == "parameters.json"}
+    assert moved == {"fashion_mnist"}
+
+
+def test_a_new_seed_moves_no_run_that_is_there(study, tmp_path):
+    before = set(runs.write_stamps(study, tmp_path))
+    changed = runs.write_stamps(study.model_copy(update={"seeds": [0, 1]}), tmp_path)
+    assert not {path for path in changed if path.name == "parameters.json"} & before
+    assert {path.stem for path in changed if path in before} == {
+        "compare_mnist", "compare_fashion_mnist", "tables", "index",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A tiny repository of one module and one notebook, in place of the real one; digests are not remembered."""
+    (tmp_path / "sqlib").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "sqlib/train.py").write_text('"""Doc."""\n\n\ndef f(x):\n    """Doc."""\n    return x + 1  # why\n')
+    write_notebook(tmp_path, ["x = 1  # here"])
+    monkeypatch.setattr(runs, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(runs, "sources_digest", runs.sources_digest.__wrapped__)
+    return tmp_path
+
+
+def write_notebook(repository, sources, **more):
+    cells = [{"cell_type": "code", "source": source.splitlines(True), **more} for source in sources]
+    (repository / "notebooks/2_train.ipynb").write_text(json.dumps({"cells": cells, "metadata": more}))
+
+
+def test_comments_docstrings_and_formatting_change_no_digest(repository):
+    before = runs.sources_of("train")
+    (repository / "sqlib/train.py").write_text("# new\ndef f( x ):\n    return (x\n        + 1)\n")
+    write_notebook(repository, ["x  =  1"], execution_count=3)
+    assert runs.sources_of("train") == before
+
+
+@pytest.mark.parametrize("code", ["def f(x):\n    return x + 2\n", "def f(x, y=None):\n    return x + 1\n", ""])
+def test_changed_code_changes_the_digest(repository, code):
+    before = runs.sources_of("train")
+    (repository / "sqlib/train.py").write_text(code)
+    assert runs.sources_of("train") != before
+
+
+def test_a_changed_cell_changes_the_digest(repository):
+    before = runs.sources_of("train")
+    write_notebook(repository, ["x = 2"])
+    assert runs.sources_of("train") != before
+    write_notebook(repository, ["%matplotlib inline"])
+    assert runs.sources_of("train") != before
+
+
+def test_training_does_not_depend_on_how_pages_look(repository):
+    before = runs.sources_of("train"), runs.sources_of("index")
+    (repository / "sqlib/templates").mkdir()
+    (repository / "sqlib/templates/style.css").write_text("p {}")
+    assert runs.sources_of("train") == before[0]
+    assert runs.sources_of("index") != before[1]
+
+
+def test_every_source_that_is_named_exists():
+    for names in runs.SOURCES.values():
+        for name in names:
+            if name.endswith(".ipynb"):
+                assert (runs.REPOSITORY / "notebooks" / name).exists()
+            elif "*" in name:
+                assert list((runs.REPOSITORY / "sqlib").glob(name))
+            else:
+                assert (runs.REPOSITORY / "sqlib" / f"{name}.py").exists()
