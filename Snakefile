@@ -68,6 +68,7 @@ for dataset in STUDY.datasets:
                 ancient(f"results/data_{dataset}.json"),  # first, but a new page about the data trains nothing again
             output:
                 "runs/{run}/model.safetensors",
+                "runs/{run}/packed.safetensors",
                 "runs/{run}/per_image.safetensors",
                 "runs/{run}/result.json",
                 "runs/{run}/train.html",

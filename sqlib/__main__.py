@@ -103,6 +103,7 @@ def train(name: StudyName, run_id: RunId) -> None:
         page.execute(parameters, [folder / name for name in files], study.threads, TIME_LIMITS["train"])
         if broken := runs.fault(folder):
             raise SqlibError(f"the notebook left no valid result: {broken}")
+    runs.pack_run(folder)
     page.render()
 
 
@@ -429,6 +430,55 @@ def reproduce(
 
 
 @app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    output: Annotated[Path | None, typer.Option(help="File to write (default: packed.safetensors in RUN).")] = None,
+) -> None:
+    """Write a run's model with its weights at their real bits."""
+    from sqlib import deploy
+
+    path = folder / runs.PACKED if output is None else output
+    size = deploy.pack(runs.load_model(folder), path)
+    floats = runs.read_result(folder)["metrics"].get("float_weight_bytes", 0)
+    print(f"{shown(path)}: {size:,} bytes; in float32 the weights take {floats:,} ({floats / size:.1f} times as many)")
+
+
+@app.command()
+def predict(
+    packed: Annotated[Path, typer.Argument(help="A packed model, see `pack`.", metavar="PACKED")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, bright on black; not 28 x 28: resized.", metavar="IMAGE...")
+    ],
+    invert: Annotated[bool, typer.Option("--invert", help="The images are dark on bright.")] = False,
+) -> None:
+    """Classify images with a packed model, in integer arithmetic."""
+    import numpy as np
+
+    from sqlib import deploy
+
+    model = deploy.IntegerModel.load(packed)
+    pixels = np.stack([deploy.read_image(path, invert, lambda line: print(line, file=sys.stderr)) for path in images])
+    logits = model.logits(pixels)
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    for path, row in zip(images, probabilities, strict=True):
+        print(f"{path}: class {row.argmax()} ({row.max():.1%})")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the only format there is.")] = True,
+    output: Annotated[Path | None, typer.Option(help="File to write (default: model.onnx in RUN).")] = None,
+) -> None:
+    """Write a run's model as an ONNX file."""
+    from sqlib.onnx_export import export_onnx
+
+    path = folder / "model.onnx" if output is None else output
+    print(f"{shown(path)}: {export_onnx(runs.load_model(folder), path):,} bytes")
+
+
+@app.command()
 def unlock(name: StudyName) -> None:
     """Remove a stale lock (reproduce does so by itself)."""
     study = load_study(name)
@@ -485,7 +535,7 @@ def prepare(study: Study, reports: Path) -> list[str]:
             (folder / "result.json").unlink()
             said.append(f"{run.id}: {fault.replace(str(folder) + '/', '')}; it is trained again")
         elif (folder / "result.json").stat().st_mtime < (folder / "parameters.json").stat().st_mtime:
-            for name in ("model.safetensors", "per_image.safetensors", "result.json", "train.html"):
+            for name in ("model.safetensors", "per_image.safetensors", "result.json", runs.PACKED, "train.html"):
                 if (folder / name).exists():
                     os.utime(folder / name)
     if len(said) > 3:
@@ -576,17 +626,21 @@ class Progress:
 
     def left(self) -> float:
         """Seconds that the unfinished jobs will take on `slots` cores."""
-        done = [number for number in self.finished if number in self.jobs]
-        predicted = sum(self.jobs[number].predicted for number in done)
-        factor = sum(self.finished[number] for number in done) / predicted if predicted else 1.0
         now, rest = time.monotonic(), []
         for number, job in self.jobs.items():
             if number not in self.finished and number not in self.failed:
                 elapsed = now - job.started if job.started is not None else 0.0
-                rest.append(max(factor * job.predicted - elapsed, 0.0))
+                rest.append(max(self._factor(job.rule) * job.predicted - elapsed, 0.0))
         return max(sum(rest) / self.slots, max(rest, default=0.0))
 
+    def _factor(self, rule: str) -> float:
+        """How much longer than predicted the finished jobs of a rule took (1 while there are none)."""
+        done = [number for number in self.finished if self.jobs[number].rule == rule]
+        predicted = sum(self.jobs[number].predicted for number in done)
+        return sum(self.finished[number] for number in done) / predicted if predicted else 1.0
+
     def start(self, number: int) -> None:
+        """Take note of a job that was started."""
         if number in self.jobs:
             self.jobs[number].started = time.monotonic()
 
@@ -718,6 +772,8 @@ def publish(
 
     Its pages, results, tables and figures, and the models of its first seed as far as they fit.
     """
+    from sqlib.readme import results_block, update_readme
+
     study = load_study(name)
     if name != "paper" and not force:
         raise SqlibError(f"the reference is the paper study; '{name}' is published only with --force")
@@ -745,6 +801,9 @@ def publish(
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+    if name == "paper" and target.is_relative_to(REPOSITORY):
+        pictures = f"{target.relative_to(REPOSITORY)}/figures"
+        update_readme(REPOSITORY / "README.md", results_block(study, reports, pictures))
     print(f"{shown(target)}: {size / 1e6:.1f} MB from study {name}")
     if left_out:
         print(f"left out to stay under {PUBLISHED_BYTES / 1e6:.0f} MB: {', '.join(left_out)}")
@@ -753,17 +812,15 @@ def publish(
 def copy_reference(study: Study, reports: Path, target: Path) -> list[str]:
     """Copy what `publish` keeps to `target`; returns what was left out for its size.
 
-    In this order, while they fit: the index and the pages of the study, results, tables, figures; results of the first
-    seed's runs, their models; their pages.
+    The index and the pages of the study, results, tables, figures; results and models (quantised ones packed) of the
+    first seed's runs; and, while they fit, their pages.
     """
     first = [run for run in study.runs() if run.seed == study.seeds[0]]
     always = [*reports.glob("*.html"), *(reports / "tables").glob("*"), *(reports / "figures").glob("*.png")]
     always += [path for path in (reports / "results").glob("*") if path.suffix in (".json", ".csv")]
     always += [run.folder(reports) / name for run in first for name in ("result.json", "parameters.json")]
+    always += [run.folder(reports) / ("model.safetensors" if run.setup.is_float else runs.PACKED) for run in first]
     optional = [run.folder(reports) / name for name in ("saliency.html", "train.html") for run in first]
-    # Float weights do not shrink, so not all models fit: standard training and the first data sets come first.
-    models = sorted((run.training != "standard", at, run) for at, run in enumerate(first))
-    optional[:0] = [run.folder(reports) / "model.safetensors" for _, _, run in models]
     everything = {run.id: runs.read_result(run.folder(reports)) for run in study.runs()}
     runs.write_atomically(target / "results/runs.json", runs.to_json(everything))
     size = (target / "results/runs.json").stat().st_size

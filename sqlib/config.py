@@ -311,7 +311,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     path = Path(path)
     shown = _shown(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise SqlibError(f"{shown}: no such file{nearest(path.stem, known)}") from None
@@ -389,7 +389,9 @@ def _of_this_kind(detail: dict) -> bool:
     """Where a value may be a number or a mapping, pydantic complains on behalf of both: keep the one that was meant."""
     branch = str(detail["loc"][-1]) if detail["loc"] else ""
     is_mapping = isinstance(detail.get("input"), dict)
-    return not (branch.startswith("dict[") and not is_mapping) and not (re.match(r"int$|constrained-int", branch) and is_mapping)
+    return not (branch.startswith("dict[") and not is_mapping) and not (
+        re.match(r"int$|constrained-int", branch) and is_mapping
+    )
 
 
 def _one_line(model: type[BaseModel], detail: dict) -> str:

@@ -36,7 +36,9 @@ def activation_levels(model: Network, values: dict[str, Tensor]) -> Figure:
     fig, axes = _row(len(values))
     for axis, (layer, entering) in zip(axes, values.items(), strict=True):
         activation = model.get_submodule(f"{layer}_act")
-        low, high = (float(entering.flatten()[:: max(1, entering.numel() // 100_000)].quantile(q)) for q in (0.002, 0.998))
+        low, high = (
+            float(entering.flatten()[:: max(1, entering.numel() // 100_000)].quantile(q)) for q in (0.002, 0.998)
+        )
         title = f"{layer}, float"
         if isinstance(activation, PACT):
             clip, n = activation.alpha.item(), 2**activation.bits - 1

@@ -324,7 +324,18 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
     codes; a tensor: PACT's; a float: the pixels' 255, where values between codes are kept).
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, *, padding=0, pool=1, bits=FLOAT, method="sawb", zero_aligned=False):
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        *,
+        padding=0,
+        pool=1,
+        bits=FLOAT,
+        method="sawb",
+        zero_aligned=False,
+    ):
         super().__init__(in_channels, out_channels, kernel_size, padding=padding)
         self._set_bits(bits, method, zero_aligned)
         self.pool = pool

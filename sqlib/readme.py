@@ -30,10 +30,15 @@ def results_block(study: Study, reports: Path, pictures: str) -> str:
             tables.append(frame)
     if not tables:
         raise SqlibError(f"{reports} holds no results to show in the README")
-    lines = ["| " + " | ".join(map(str, tables[0].columns)) + " |", "| " + " | ".join("---" for _ in tables[0].columns) + " |"]
+    lines = [
+        "| " + " | ".join(map(str, tables[0].columns)) + " |",
+        "| " + " | ".join("---" for _ in tables[0].columns) + " |",
+    ]
     lines += ["| " + " | ".join(map(str, row)) + " |" for frame in tables for row in frame.itertuples(index=False)]
     seeds = "mean ± standard deviation over seeds" if len(study.seeds) > 1 else "one seed"
-    picture = f"![The same images under every setup, standard and guided]({pictures}/compare_{study.datasets[0]}_maps.png)"
+    picture = (
+        f"![The same images under every setup, standard and guided]({pictures}/compare_{study.datasets[0]}_maps.png)"
+    )
     return "\n\n".join([*parts, "\n".join(lines), f"Test images, network `{network}`, {seeds}.", picture])
 
 
@@ -56,6 +61,6 @@ def _sentence(found: dict[str, str]) -> str:
         )
     return (
         f"**{found['title']}**, {found['before']} to {found['after']} with ordinary training: test accuracy "
-        f"{found['accuracy_before']}% to {found['accuracy_after']}% ({found['accuracy_change']} points), Gini index of the saliency maps "
-        f"{found['gini_before']} to {found['gini_after']} ({found['gini_change']}); {found['seeds']}.{guided}"
+        f"{found['accuracy_before']}% to {found['accuracy_after']}% ({found['accuracy_change']} points), "
+        f"Gini index of the saliency maps {found['gini_before']} to {found['gini_after']} ({found['gini_change']}); {found['seeds']}.{guided}"
     )

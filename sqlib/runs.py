@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the 
     import torch
 
 FORMAT = 1
+PACKED = "packed.safetensors"
+"""The model with its weights at their real bits, beside `model.safetensors`; see docs/packed-format.md."""
 FIRST_COLUMNS = (
     "dataset", "network", "setup", "training", "seed", "val_accuracy", "test_accuracy", "dead_map_rate", "gini",
     "entropy", "deletion_auc", "random_auc", "train_seconds", "weight_bytes",
@@ -196,10 +198,16 @@ def run_of(folder: Path) -> Run:
 
 
 def load_model(folder: Path) -> "torch.nn.Module":
-    """The trained model of a run folder, in eval mode; SqlibError if anything is missing, damaged or does not fit."""
+    """The trained model of a run folder, in eval mode; SqlibError if anything is missing, damaged or does not fit.
+
+    Where only the packed model is there, as in reports/reference, that: its answers and maps are the same.
+    """
+    from sqlib.deploy import load_packed
     from sqlib.models import build_model
 
-    run = run_of(folder)
+    run, packed = run_of(folder), Path(folder) / PACKED
+    if packed.exists() and not (Path(folder) / "model.safetensors").exists():
+        return load_packed(packed)
     model = build_model(run.network, run.setup)
     try:
         model.load_state_dict(_read_tensors(Path(folder), "model.safetensors"), strict=True)
@@ -207,6 +215,16 @@ def load_model(folder: Path) -> "torch.nn.Module":
         reason = " ".join(str(error).split())[:300]
         raise SqlibError(f"{folder}/model.safetensors does not fit network '{run.network}': {reason}") from None
     return model.eval()
+
+
+def pack_run(folder: Path) -> Path:
+    """Write a finished run's `packed.safetensors` unless the one there is newer than its result; returns its path."""
+    from sqlib.deploy import pack
+
+    result, packed = Path(folder) / "result.json", Path(folder) / PACKED
+    if not packed.exists() or packed.stat().st_mtime < result.stat().st_mtime:
+        pack(load_model(folder), packed)
+    return packed
 
 
 def load_per_image(folder: Path) -> dict[str, "torch.Tensor"]:
@@ -273,7 +291,9 @@ def any_run_folder(setup: str | None = None, root: Path | None = None) -> Path:
     """The first finished run of `any_reports_folder` whose model is there, of this setup if there is one."""
     runs = any_reports_folder(root) / "runs"
     folders = sorted(
-        path.parent for path in runs.glob("*/*/*/*/seed*/result.json") if (path.parent / "model.safetensors").exists()
+        path.parent
+        for path in runs.glob("*/*/*/*/seed*/result.json")
+        if (path.parent / "model.safetensors").exists() or (path.parent / PACKED).exists()
     )
     if not folders:
         raise SqlibError(f"no trained model under {runs}: run `make smoke` (minutes) or `make reproduce` first")
@@ -325,7 +345,9 @@ def collect(study: Study | None, reports_folder: Path) -> "pandas.DataFrame":
             continue
         result, run = read_result(folder), run_of(folder)
         keys = {"dataset": run.dataset, "network": run.network, "setup": run.setup.name, "training": run.training}
-        rows.append({**keys, "seed": run.seed, **result["metrics"]})
+        packed = folder / PACKED
+        size = {"packed_bytes": packed.stat().st_size} if packed.exists() else {}
+        rows.append({**keys, "seed": run.seed, **result["metrics"], **size})
     table = pandas.DataFrame(rows)
     others = [column for column in table.columns if column not in FIRST_COLUMNS]
     table = table.reindex(columns=[*FIRST_COLUMNS, *others])

@@ -79,7 +79,9 @@ def saliency_map(
     Raises SqlibError for an unknown method or surrogate, and for `deep_lift`, whose rules do not know PACT.
     """
     if method in ("deep_lift", "deeplift", "DeepLift"):
-        raise SqlibError(f"method '{method}': DeepLift's rules do not know PACT layers; take one of {', '.join(METHODS)}")
+        raise SqlibError(
+            f"method '{method}': DeepLift's rules do not know PACT layers; take one of {', '.join(METHODS)}"
+        )
     if method not in METHODS:
         raise SqlibError(f"unknown saliency method '{method}'{nearest(method, METHODS)}")
     if not len(images):

@@ -22,6 +22,7 @@ from sqlib.data import Dataset, stratified_indices, to_float
 from sqlib.models import Network, build_model, cost, predict
 from sqlib.saliency import input_gradient, mask_least_salient, saliency_map
 
+
 @dataclass
 class Progress:
     """What `fit` hands to `on_epoch` after each epoch.

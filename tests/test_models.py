@@ -88,8 +88,8 @@ def round_through(real, codes, scale):
 def forward_and_reference(model, images, masks=None):
     """The model's logits; those of plain autograd in float64; and the latter's leaves: images, and parameters by name.
 
-    Products are of codes, as exact integers (float64), so that max-pooling sees the same ties. `masks` (filled while the
-    model runs): what dropout multiplies by, in front of the first and the last linear layer.
+    Products are of codes, as exact integers, so that max-pooling sees the same ties. `masks` (filled while the model
+    runs): what dropout multiplies by, in front of the first and the last linear layer.
     """
     seen, handles = {}, []
     for layer in model.layer_names[:-1]:
@@ -135,7 +135,7 @@ def forward_and_reference(model, images, masks=None):
             continue
         alpha, n = leaves[f"{layer}_act.alpha"], 2**activation.bits - 1
         scale = n / alpha.detach()
-        # The decisions at kinks and rounding boundaries are float32's, where float64 may fall on the other side of a tie.
+        # The decisions at kinks and rounding boundaries are float32's; float64 may fall on their other side.
         given, output = (t.detach() for t in seen[layer])
         torch.testing.assert_close(given, x.detach(), rtol=1e-4, atol=1e-6)
         inside, above = ((given > 0) & (given < alpha)).double(), (given >= alpha).double()

@@ -38,7 +38,7 @@ def numpy_pact(x, alpha, bits):
 
 @pytest.mark.parametrize("bits, middle", [(1, 0.0), (2, 4 / 3), (3, 8 / 7), (4, 16 / 15), (8, 256 / 255)])
 def test_pact_at_the_five_points(bits, middle):
-    # a = 2; a / 2 lies between two levels and goes to the even one: 0.5 to 0, 1.5 to 2, 3.5 to 4, 7.5 to 8, 127.5 to 128.
+    # a = 2; a / 2 lies between two levels and goes to the even one: 0.5 to 0, 1.5 to 2, 3.5 to 4, 7.5 to 8.
     a, e = 2.0, 1e-3
     x = torch.tensor([-e, 0, a / 2, a, a + e])
     y, dx, _ = pact_with_gradients(x, a, bits)

@@ -67,8 +67,8 @@ def test_input_times_gradient_and_its_integral_from_black(linear, tiny):
 
 
 def test_occlusion_of_a_linear_model(linear, tiny):
-    # Each 5 x 5 window takes sum(W x) inside it away from the logit; a pixel has the mean over its windows. (Two channels,
-    # added up, have twice that.)
+    # Each 5 x 5 window takes sum(W x) inside it away from the logit; a pixel has the mean over its windows (two
+    # channels, added up, have twice that).
     x, targets = tiny
     mass = (rows(linear, targets) * x).sum(dim=1)
     total, count = torch.zeros(4, 7, 7), torch.zeros(7, 7)
