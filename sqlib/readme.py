@@ -62,5 +62,6 @@ def _sentence(found: dict[str, str]) -> str:
     return (
         f"**{found['title']}**, {found['before']} to {found['after']} with ordinary training: test accuracy "
         f"{found['accuracy_before']}% to {found['accuracy_after']}% ({found['accuracy_change']} points), "
-        f"Gini index of the saliency maps {found['gini_before']} to {found['gini_after']} ({found['gini_change']}); {found['seeds']}.{guided}"
+        f"Gini index of the saliency maps {found['gini_before']} to {found['gini_after']} ({found['gini_change']}); "
+        f"{found['seeds']}.{guided}"
     )

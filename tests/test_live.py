@@ -1,0 +1,45 @@
+"""The live picture of training: what is drawn, in which order, and what is left on the page."""
+
+import torch
+
+from sqlib import live
+from sqlib.config import Run, load_study
+from sqlib.train import Progress
+
+
+class Handle:
+    def __init__(self):
+        self.shown = []
+
+    def update(self, what):
+        self.shown.append(what)
+
+
+def entry(epoch):
+    values = {"train_loss": 0.5, "train_accuracy": 0.8, "val_loss": 0.4, "val_accuracy": 0.9, "val_dead_map_rate": 0.02}
+    return {"epoch": epoch, **values, "val_gini": 0.5, "clips": {"conv1": 3.0}, "seconds": 10.0}
+
+
+def test_each_epoch_updates_line_curves_and_maps_and_close_clears_the_pictures(monkeypatch):
+    handles = []
+
+    def display(what, display_id):
+        handles.append(Handle())
+        return handles[-1]
+
+    monkeypatch.setattr(live, "display", display)
+    study = load_study("smoke")
+    run = Run.make(study, "mnist", "lenet", "w2a2", "standard", 0).model_copy(update={"epochs": 2})
+    picture = live.LiveTraining(run)
+    images, history = torch.rand(10, 28, 28), []
+    for epoch in (1, 2):
+        history.append(entry(epoch))
+        picture(Progress(None, history, images, torch.rand(10, 28, 28), 2))
+    picture.close()
+
+    line, curves, maps = handles
+    assert "epoch 1 of 2" in line.shown[0].data and "about 10 s left" in line.shown[0].data
+    assert "epoch 2 of 2" in line.shown[1].data and "done" in line.shown[1].data
+    assert len(curves.shown) == len(maps.shown) == 3
+    assert curves.shown[-1].data == maps.shown[-1].data == ""
+    assert len(picture.strips) == 2 and torch.equal(picture.images, images)
