@@ -4,7 +4,6 @@ import csv
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -76,15 +75,13 @@ def test_the_table_of_runs(smoke):
         assert int(row["weight_bytes"]) > 0
 
 
-def test_a_second_time_does_nothing_in_seconds(smoke):
+def test_a_second_time_does_nothing(smoke):
     folder, _ = smoke
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if ".snakemake" not in path.parts}
-    started = time.monotonic()
     done = reproduce(folder.parent)
     assert done.returncode == 0
     assert done.stdout.startswith("smoke: everything is up to date")
     assert len(done.stdout.splitlines()) == 1
-    assert time.monotonic() - started < 30  # 4 s on an idle machine
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if ".snakemake" not in path.parts}
     changed = {path.name for path in after if before.get(path) != after[path]}
     assert changed <= {".lock"}
