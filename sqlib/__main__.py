@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -760,8 +759,6 @@ def problems(progress: Progress, code: int, log: Path) -> None:
 
 # ---- publish -------------------------------------------------------------------------------------------------------
 
-PUBLISHED_BYTES = 15_000_000
-
 
 @app.command()
 def publish(
@@ -770,8 +767,9 @@ def publish(
 ) -> None:
     """Copy a complete study to reports/reference.
 
-    Its pages, results, tables and figures, and the models of its first seed as far as they fit.
+    Its pages, results, tables and figures, and the models of its first seed; the main table goes into README.md.
     """
+    from sqlib.publish import LIMIT_BYTES, publish_study
     from sqlib.readme import results_block, update_readme
 
     study = load_study(name)
@@ -786,55 +784,13 @@ def publish(
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise SqlibError(f"{shown(reports)} is not complete ({missing[0]}{more}): run 'make reproduce STUDY={name}'")
     with exclusive(reports):
-        fresh = Path(tempfile.mkdtemp(dir=root, prefix=".reference."))
-        try:
-            left_out = copy_reference(study, reports, fresh)
-            size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
-            if size > PUBLISHED_BYTES:
-                raise SqlibError(f"{size / 1e6:.1f} MB to publish, the limit is {PUBLISHED_BYTES / 1e6:.0f} MB")
-            fresh.chmod(0o755)
-            old = root / ".reference.old"
-            shutil.rmtree(old, ignore_errors=True)
-            if target.exists():
-                target.rename(old)
-            fresh.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+        size, left_out = publish_study(study, reports, target)
     if name == "paper" and target.is_relative_to(REPOSITORY):
         pictures = f"{target.relative_to(REPOSITORY)}/figures"
         update_readme(REPOSITORY / "README.md", results_block(study, reports, pictures))
     print(f"{shown(target)}: {size / 1e6:.1f} MB from study {name}")
     if left_out:
-        print(f"left out to stay under {PUBLISHED_BYTES / 1e6:.0f} MB: {', '.join(left_out)}")
-
-
-def copy_reference(study: Study, reports: Path, target: Path) -> list[str]:
-    """Copy what `publish` keeps to `target`; returns what was left out for its size.
-
-    The index and the pages of the study, results, tables, figures; results and models (quantised ones packed) of the
-    first seed's runs; and, while they fit, their pages.
-    """
-    first = [run for run in study.runs() if run.seed == study.seeds[0]]
-    always = [*reports.glob("*.html"), *(reports / "tables").glob("*"), *(reports / "figures").glob("*.png")]
-    always += [path for path in (reports / "results").glob("*") if path.suffix in (".json", ".csv")]
-    always += [run.folder(reports) / name for run in first for name in ("result.json", "parameters.json")]
-    always += [run.folder(reports) / ("model.safetensors" if run.setup.is_float else runs.PACKED) for run in first]
-    optional = [run.folder(reports) / name for name in ("saliency.html", "train.html") for run in first]
-    everything = {run.id: runs.read_result(run.folder(reports)) for run in study.runs()}
-    runs.write_atomically(target / "results/runs.json", runs.to_json(everything))
-    size = (target / "results/runs.json").stat().st_size
-    left_out = []
-    for path in [*always, *optional]:
-        bytes_more = path.stat().st_size
-        if path in optional and size + bytes_more > PUBLISHED_BYTES:
-            left_out.append(str(path.relative_to(reports / "runs")))
-            continue
-        copy = target / path.relative_to(reports)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-        size += bytes_more
-    return left_out
+        print(f"left out to stay under {LIMIT_BYTES / 1e6:.0f} MB: {', '.join(left_out)}")
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------

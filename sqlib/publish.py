@@ -1,0 +1,76 @@
+"""`make publish`: what of a finished study goes to reports/reference, and so into git."""
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from sqlib import runs
+from sqlib.config import SqlibError, Study
+
+LIMIT_BYTES = 15_000_000
+
+
+def publish_study(study: Study, reports: Path, target: Path) -> tuple[int, list[str]]:
+    """Replace `target` by what a reader needs of a finished study; `(bytes, pages left out for their size)`.
+
+    Everything is collected beside the target and swapped in at the end. SqlibError when it is more than 15 MB.
+    """
+    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        left_out = copy_selection(study, reports, fresh)
+        drop_dead_links(fresh)
+        size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
+        if size > LIMIT_BYTES:
+            raise SqlibError(f"{size / 1e6:.1f} MB to publish, the limit is {LIMIT_BYTES / 1e6:.0f} MB")
+        fresh.chmod(0o755)
+        old = target.parent / f".{target.name}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return size, left_out
+
+
+def copy_selection(study: Study, reports: Path, target: Path) -> list[str]:
+    """Copy the study's pages, results, tables and figures; every run's result; the first seed's models, quantised ones
+    packed; and, while they fit, the first seed's pages. Returns the pages that did not fit."""
+    first = [run for run in study.runs() if run.seed == study.seeds[0]]
+    always = [*reports.glob("*.html"), *(reports / "tables").glob("*"), *(reports / "figures").glob("*.png")]
+    always += [path for path in (reports / "results").glob("*") if path.suffix in (".json", ".csv")]
+    always += [run.folder(reports) / name for run in study.runs() for name in ("result.json", "parameters.json")]
+    always += [run.folder(reports) / ("model.safetensors" if run.setup.is_float else runs.PACKED) for run in first]
+    pages = [run.folder(reports) / name for name in ("saliency.html", "train.html") for run in first]
+    size, left_out = 0, []
+    for path in [*always, *pages]:
+        more = path.stat().st_size
+        if path in pages and size + more > LIMIT_BYTES:
+            left_out.append(str(path.relative_to(reports / "runs")))
+            continue
+        copy = target / path.relative_to(reports)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        size += more
+    return left_out
+
+
+_LINK = re.compile(r'<a\b[^>]*?\bhref="([^"#?]+)[^"]*"[^>]*>(.*?)</a>', re.DOTALL)
+
+
+def drop_dead_links(folder: Path) -> None:
+    """In every page under `folder`, leave only the words of a link to a file that is not there."""
+    for page in folder.rglob("*.html"):
+
+        def keep_or_drop(link: re.Match, at: Path = page.parent) -> str:
+            address = link[1]
+            remote = re.match(r"[a-z]+:", address) is not None
+            return link[0] if remote or os.path.exists(at / address) else link[2]
+
+        text = page.read_text(encoding="utf-8")
+        kept = _LINK.sub(keep_or_drop, text)
+        if kept != text:
+            page.write_text(kept, encoding="utf-8")

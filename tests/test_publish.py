@@ -1,0 +1,65 @@
+"""What goes to reports/reference: complete, small enough, without links that lead nowhere."""
+
+import pytest
+
+from sqlib import publish, runs
+from sqlib.config import SqlibError, load_study
+
+
+@pytest.fixture
+def study():
+    return load_study("smoke")
+
+
+@pytest.fixture
+def reports(tmp_path, study):
+    """The files of a finished study, their content made up: publishing only copies."""
+    reports = tmp_path / "reports" / "smoke"
+    for run in study.runs():
+        folder = run.folder(reports)
+        folder.mkdir(parents=True)
+        for name in ("result.json", "parameters.json", "model.safetensors", runs.PACKED, "train.html", "saliency.html"):
+            (folder / name).write_text(f"{run.id} {name}")
+    for name in ("tables/table1.csv", "figures/a.png", "figures/a.svg", "results/runs.csv", "results/claims.json"):
+        (reports / name).parent.mkdir(exist_ok=True)
+        (reports / name).write_text(name)
+    first = study.runs()[0].id
+    (reports / "index.html").write_text(
+        f'<a class="x" href="runs/{first}/train.html">run</a> <a href="gone.html#part">lost</a> <a href="https://a.example">far</a>'
+    )
+    return reports
+
+
+def test_models_are_packed_but_float_ones_and_links_lead_somewhere(study, reports):
+    target = reports.parent / "reference"
+    size, left_out = publish.publish_study(study, reports, target)
+    assert left_out == []
+    assert size == sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    for run in study.runs():
+        models = {path.name for path in run.folder(target).glob("*.safetensors")}
+        assert models == {"model.safetensors" if run.setup.is_float else runs.PACKED}
+    index = (target / "index.html").read_text()
+    assert f'href="runs/{study.runs()[0].id}/train.html"' in index
+    assert "gone.html" not in index and "lost" in index and "https://a.example" in index
+    assert (target / "figures/a.png").exists() and not (target / "figures/a.svg").exists()
+
+
+def test_publishing_again_replaces_the_old_reference(study, reports):
+    target = reports.parent / "reference"
+    target.mkdir()
+    (target / "old.html").write_text("old")
+    publish.publish_study(study, reports, target)
+    assert not (target / "old.html").exists()
+    assert sorted(path.name for path in reports.parent.iterdir()) == ["reference", "smoke"]
+
+
+def test_pages_are_left_out_before_the_limit_and_too_much_is_refused(study, reports, monkeypatch):
+    target = reports.parent / "reference"
+    size, _ = publish.publish_study(study, reports, target)
+    monkeypatch.setattr(publish, "LIMIT_BYTES", size - 1)
+    _, left_out = publish.publish_study(study, reports, target)
+    assert len(left_out) == 1 and left_out[0].endswith("train.html")
+    monkeypatch.setattr(publish, "LIMIT_BYTES", 10)
+    with pytest.raises(SqlibError, match="MB to publish"):
+        publish.publish_study(study, reports, target)
+    assert (target / "index.html").exists()  # the one before is still there
