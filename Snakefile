@@ -10,6 +10,9 @@ from sqlib.runs import compare_page, reports_root
 
 STUDY = load_study(config.get("study", "paper"))
 RUNS = [run.id for run in STUDY.runs()]
+RUN_FILES = ["model.safetensors", "packed.safetensors", "per_image.safetensors", "result.json", "train.html"]
+EXPLAINED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]
+DATA = [f"data_{dataset}" for dataset in STUDY.datasets]
 COMPARISONS = {compare_page(STUDY, d, n): (d, n) for d in STUDY.datasets for n in STUDY.networks}
 # exec: a stopped Snakemake takes its jobs with it, without a shell in between. What a job prints goes to its log.
 JOB = f"SQLIB_JOB=1 exec '{sys.executable}' -m sqlib"
@@ -32,13 +35,20 @@ wildcard_constraints:
 localrules:
     all,
     tables,
+    claims,
     index,
 
 
+# Every output by name, since Snakemake looks no further back than a file that is there and new, and there is an index,
+# and pages, also of a study in which jobs have failed.
 rule all:
     default_target: True
     input:
         "index.html",
+        expand("{name}.html", name=["tables", "claims", *DATA, *COMPARISONS]),
+        expand("results/{name}", name=["runs.csv", "tables.json", "claims.json", *(f"{page}.json" for page in [*DATA, *COMPARISONS])]),
+        expand("runs/{run}/{name}", run=RUNS, name=RUN_FILES),
+        expand("runs/{run}/saliency.{kind}", run=EXPLAINED, kind=["json", "html"]),
 
 
 rule data:
@@ -67,11 +77,7 @@ for dataset in STUDY.datasets:
                 "runs/{run}/parameters.json",
                 ancient(f"results/data_{dataset}.json"),  # first, but a new page about the data trains nothing again
             output:
-                "runs/{run}/model.safetensors",
-                "runs/{run}/packed.safetensors",
-                "runs/{run}/per_image.safetensors",
-                "runs/{run}/result.json",
-                "runs/{run}/train.html",
+                expand("runs/{{run}}/{name}", name=RUN_FILES),
             log:
                 notebook="runs/{run}/notebook.ipynb",
                 text="logs/{run}/train.log",
@@ -137,14 +143,29 @@ rule tables:
         JOB + " tables {STUDY.name} > {log.text:q} 2>&1"
 
 
+rule claims:
+    input:
+        "stamps/claims.json",
+        expand("runs/{run}/{name}", run=RUNS, name=["result.json", "per_image.safetensors"]),
+    output:
+        "results/claims.json",
+        "claims.html",
+    log:
+        notebook="notebooks/claims.ipynb",
+        text="logs/claims.log",
+    shell:
+        JOB + " claims {STUDY.name} > {log.text:q} 2>&1"
+
+
 rule index:
     input:
         "stamps/index.json",
         "tables.html",
-        expand("data_{dataset}.html", dataset=STUDY.datasets),
+        "claims.html",
+        expand("{page}.html", page=DATA),
         expand("{page}.html", page=COMPARISONS),
         expand("runs/{run}/train.html", run=RUNS),
-        expand("runs/{run}/saliency.html", run=[run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]),
+        expand("runs/{run}/saliency.html", run=EXPLAINED),
     output:
         "index.html",
     log:

@@ -141,6 +141,14 @@ def tables(name: StudyName) -> None:
 
 
 @app.command()
+def claims(name: StudyName) -> None:
+    """Give the claims of params/claims.yaml their verdicts."""
+    page = Page.claims(load_study(name))
+    page.execute({"reports": page.reports}, [])
+    page.render()
+
+
+@app.command()
 def index(name: StudyName) -> None:
     """Write the index, and render pages with old looks."""
     study = load_study(name)
@@ -170,6 +178,7 @@ def render_reports(name: StudyName) -> None:
                 if any((run.dataset, run.network) == (dataset, network) for run in finished):
                     compare(name, dataset, network)
         tables(name)
+        claims(name)
         write_index(study)
     missing = len(study.runs()) - len(finished)
     note = f"; {missing} of {len(study.runs())} runs are not there yet" if missing else ""
@@ -222,6 +231,10 @@ class Page:
         return cls._plain(study, "tables", "5_tables.ipynb", "tables", "Tables", f"tables {study.name}")
 
     @classmethod
+    def claims(cls, study: Study) -> "Page":
+        return cls._plain(study, "claims", "6_claims.ipynb", "claims", "Claims", f"claims {study.name}")
+
+    @classmethod
     def train(cls, study: Study, run: Run) -> "Page":
         folder = run.folder(runs.reports_root() / study.name)
         paths = folder / "notebook.ipynb", folder / "train.html"
@@ -242,6 +255,7 @@ class Page:
         return [
             *(cls.compare(study, dataset, network) for dataset in study.datasets for network in study.networks),
             cls.tables(study),
+            cls.claims(study),
             *(cls.data(study, dataset) for dataset in study.datasets),
             *(cls.train(study, run) for run in all_runs),
             *(cls.saliency(study, run) for run in all_runs if run.seed == study.seeds[0]),
@@ -310,7 +324,7 @@ class Page:
 
 # Seconds for what is not training: starting a kernel, importing, measuring on the test images, drawing. Measured on two
 # cores; they only start the estimate, which then follows the measured times.
-PAGE_SECONDS = {"data": 15.0, "saliency": 20.0, "compare": 25.0, "tables": 10.0, "index": 6.0}
+PAGE_SECONDS = {"data": 15.0, "saliency": 20.0, "compare": 25.0, "tables": 10.0, "claims": 15.0, "index": 6.0}
 RUN_SECONDS = 12.0
 IMAGE_SECONDS = 2e-3  # for each test image measured
 FAITHFULNESS_SECONDS = 1e-2  # for each test image blanked step by step
@@ -680,7 +694,7 @@ class Progress:
             except (SqlibError, KeyError, TypeError):
                 return f"trained {job.target}"
         words = {"data": "checked and described the data: ", "saliency": "explained ", "compare": "compared: "}
-        names = {"tables": "made the tables", "index": "wrote the index"}
+        names = {"tables": "made the tables", "claims": "gave the claims their verdicts", "index": "wrote the index"}
         return names.get(job.rule) or words.get(job.rule, f"{job.rule} ") + job.target.removeprefix("compare_")
 
 

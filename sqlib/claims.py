@@ -4,6 +4,7 @@ A claim is one paired comparison of one quantity, tested once on every data set.
 YAML; `evaluate` applies it.
 """
 
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from sqlib.config import PARAMS, SqlibError, Study, _Strict, _validate, nearest, read_yaml
-from sqlib.runs import load_per_image, read_json, read_result
+from sqlib.runs import load_per_image, read_result
 from sqlib.stats import Interval, bootstrap, holm
 
 RULE = (
@@ -67,7 +68,7 @@ class Claim(_Strict):
     comparison: Comparison
     direction: Literal["fall", "rise"]
     margin: Annotated[float, Field(gt=0)]
-    order: list[str] = []
+    order: list[str] = Field(default_factory=list)
 
     @field_validator("quantity")
     @classmethod
@@ -100,7 +101,7 @@ class Claims(_Strict):
     resamples: Annotated[int, Field(ge=5000, le=100_000)] = 5000
     seed: Annotated[int, Field(ge=0)] = 0
     claims: list[Claim]
-    not_tested: list[NotTested] = []
+    not_tested: list[NotTested] = Field(default_factory=list)
 
 
 def load_claims(path: Path | None = None) -> Claims:
@@ -153,7 +154,9 @@ class Values:
         if quantity in PER_IMAGE:
             tensors = load_per_image(folder)
             if PER_IMAGE[quantity] not in tensors:
-                raise SqlibError(f"{folder}/per_image.safetensors: holds no '{PER_IMAGE[quantity]}'; make the run again")
+                raise SqlibError(
+                    f"{folder}/per_image.safetensors: holds no '{PER_IMAGE[quantity]}'; make the run again"
+                )
             values = tensors[PER_IMAGE[quantity]].double().numpy()
             if "dead" in tensors and quantity not in ("test_accuracy", "dead_map_rate"):
                 values = np.where(tensors["dead"].bool().numpy(), np.nan, values)
@@ -166,9 +169,7 @@ class Values:
 
     def side(self, dataset: str, network: str, side: Side, seed: int, quantity: str) -> np.ndarray | None:
         """The mean over the side's setups, image by image; None when one of its runs is not there."""
-        parts = [
-            self.of(f"{dataset}/{network}/{setup}/{side.training}/seed{seed}", quantity) for setup in side.setups
-        ]
+        parts = [self.of(f"{dataset}/{network}/{setup}/{side.training}/seed{seed}", quantity) for setup in side.setups]
         return None if any(part is None for part in parts) else np.mean(parts, axis=0)
 
     def differences(self, dataset: str, network: str, comparison: Comparison, quantity: str) -> np.ndarray:
@@ -313,24 +314,13 @@ def in_words(comparison: Comparison) -> str:
 
 
 def complete(study: Study, reports: Path) -> bool:
-    """Whether every finished run has its values per image, and there is one: else the claims cannot be computed here."""
-    folders = [run.folder(reports) for run in study.runs()]
-    done = [folder for folder in folders if (folder / "result.json").exists()]
-    wanted = Path(reports) / "results" / "claims.json"
-    whole = bool(done) and all((folder / "per_image.safetensors").exists() for folder in done)
-    return whole and (len(done) == len(folders) or not wanted.exists() or not _published(reports))
-
-
-def _published(reports: Path) -> bool:
-    """Whether `reports` lists runs whose folders are not there: published results, of which claims.json is the record."""
-    table = Path(reports) / "results" / "tables.json"
-    return table.exists() and bool(read_json(table).get("only_in_csv")) or Path(reports).name == "reference"
+    """Whether a run is finished here, and every finished run has its values per image: else nothing can be computed."""
+    done = [run.folder(reports) for run in study.runs() if (run.folder(reports) / "result.json").exists()]
+    return bool(done) and all((folder / "per_image.safetensors").exists() for folder in done)
 
 
 def read_claims(path: Path) -> list[dict[str, Any]]:
     """The rows of a `results/claims.json`, null as NaN; SqlibError when there is none or it is not such a list."""
-    import json
-
     try:
         rows = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
@@ -346,3 +336,84 @@ def read_claims(path: Path) -> list[dict[str, Any]]:
         return {**row, **{k: math.nan for k in numbers if k in row and row[k] is None}}
 
     return [{**known(row), "parts": [known(part) for part in row.get("parts", [])]} for row in rows]
+
+
+# ---- shown ---------------------------------------------------------------------------------------------------------
+
+VERDICTS = {"supported": ("#0072B2", "s"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#767676", "o")}
+"""Colour and marker of each verdict; supported and contradicted are filled, inconclusive is open."""
+
+
+def unit_of(quantity: str) -> tuple[float, str, int]:
+    """(factor, unit, decimals) to show differences of a quantity with: accuracies and rates in points."""
+    if quantity.endswith(("_accuracy", "_rate")):
+        return 100, " points", 2
+    return 1, "", 3
+
+
+def effect_in_words(row: dict[str, Any], level: float = 0.95) -> str:
+    """ "−0.41 points, 95% interval −0.60 to −0.22 (3 seeds, 10,000 images)"; says why where there is no interval."""
+    factor, unit, digits = unit_of(row["quantity"])
+    if math.isnan(row["effect"]):
+        return "not known: no seed has all the runs"
+    n_seeds, n_images = row.get("n_seeds", 0), row.get("n_images", 0)
+    counts = f"{n_seeds} seed{'s' * (n_seeds != 1)}" + (f", {n_images:,} images" if n_images else ", one number a run")
+    words = f"{signed(row['effect'] * factor, digits)}{unit}"
+    if math.isnan(row["low"]):
+        return f"{words}, no interval ({counts})"
+    low, high = signed(row["low"] * factor, digits), signed(row["high"] * factor, digits)
+    return f"{words}, {level:.0%} interval {low} to {high} ({counts})"
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign, with a true minus; zero has none."""
+    text = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
+
+
+def forest(rows: list[dict[str, Any]]):
+    """One claim's rows (a data set each) as effects with intervals: zero marked, what is short of the margin shaded.
+
+    The tested effect is coloured and shaped by its verdict; the single setups that it averages stand below, thin and
+    grey, untested.
+    """
+    from matplotlib.figure import Figure
+
+    from sqlib.plots import dataset_title
+
+    factor, unit, _ = unit_of(rows[0]["quantity"])
+    lines = []
+    for row in rows:
+        lines.append((dataset_title(row["dataset"]), row, row["verdict"]))
+        lines += [(f"    {part['label']}", part, None) for part in row["parts"]]
+    fig = Figure(figsize=(8.0, 0.9 + 0.3 * len(lines)), layout="constrained")
+    axis = fig.subplots()
+    sign, margin = (1 if rows[0]["direction"] == "rise" else -1), rows[0]["margin"] * factor
+    axis.axvspan(-margin, margin, color="#ececec", zorder=0)
+    axis.axvline(0, color="#1a1a1a", linewidth=1.2)
+    axis.axvline(sign * margin, color="#767676", linewidth=1, linestyle="--")
+    for y, (_, values, verdict) in enumerate(lines):
+        colour, marker = VERDICTS[verdict] if verdict else ("#767676", "|")
+        x = values["effect"] * factor
+        if math.isnan(x):
+            axis.annotate("no runs", (0, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
+            continue
+        if not math.isnan(values["low"]):
+            width = 2.2 if verdict else 1.0
+            axis.plot([values["low"] * factor, values["high"] * factor], [y, y], color=colour, linewidth=width)
+        fill = "white" if verdict == "inconclusive" else colour
+        axis.plot(x, y, marker=marker, markersize=8, color=colour, markerfacecolor=fill, linestyle="none", zorder=3)
+        if verdict:
+            text, offset = f"{verdict}", (0, 8)
+            axis.annotate(
+                text, (x, y), xytext=offset, textcoords="offset points", ha="center", fontsize=9, annotation_clip=False
+            )
+    axis.set(yticks=range(len(lines)), ylim=(len(lines) - 0.5, -0.8))
+    axis.set_yticklabels([label for label, *_ in lines], fontsize=9)
+    axis.margins(x=0.1)
+    for spine in ("top", "right", "left"):
+        axis.spines[spine].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    arrow = "the claim expects this side →" if sign > 0 else "← the claim expects this side"
+    axis.set_xlabel(f"difference in {rows[0]['quantity'].replace('_', ' ')}{',' * bool(unit)}{unit}    {arrow}")
+    return fig

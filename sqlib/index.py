@@ -217,7 +217,7 @@ def _study_pages(study: Study, reports: Path) -> list[tuple[str, str]]:
         for dataset in study.datasets
         for network in study.networks
     ]
-    names += [("All tables", "tables.html")]
+    names += [("All tables", "tables.html"), ("The claims and their verdicts", "claims.html")]
     return [(text, name) for text, name in names if (reports / name).exists()]
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sqlib.config import REPORTS, REPOSITORY, Run, SqlibError, Study, digest
+from sqlib.config import PARAMS, REPORTS, REPOSITORY, Run, SqlibError, Study, digest
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
     import pandas
@@ -50,6 +50,7 @@ SOURCES = {
     "saliency": ("3_saliency.ipynb", "data", "quant", "models", "saliency", "metrics", "plots"),
     "compare": ("4_compare.ipynb", "data", "quant", "models", "saliency", "metrics", "plots"),
     "tables": ("5_tables.ipynb", "plots", "metrics"),
+    "claims": ("6_claims.ipynb", "claims", "stats", "plots"),
     "index": ("index", "pages", "templates/*", "templates/*/*"),
 }
 
@@ -472,6 +473,8 @@ def page_stamps(study: Study) -> dict[str, dict[str, Any]]:
             ids = [run.id for run in runs if (run.dataset, run.network) == (dataset, network)]
             stamps[compare_page(study, dataset, network)] = {"runs": ids, "sources": sources_of("compare")}
     stamps["tables"] = {"runs": [run.id for run in runs], "sources": sources_of("tables")}
+    stated = hashlib.sha256((PARAMS / "claims.yaml").read_bytes()).hexdigest()
+    stamps["claims"] = {"runs": [run.id for run in runs], "claims": stated, "sources": sources_of("claims")}
     stamps["index"] = {"study": study.model_dump(mode="json"), "sources": sources_of("index")}
     return stamps
 

@@ -37,8 +37,8 @@ def smoke(tmp_path_factory):
 def test_it_says_what_it_will_do_and_then_one_line_a_job(smoke):
     _, done = smoke
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("smoke: 16 runs to train, 22 pages to make: about")
-    assert [int(line[1:3]) for line in lines[1:-1]] == list(range(1, 39))
+    assert lines[0].startswith("smoke: 16 runs to train, 23 pages to make: about")
+    assert [int(line[1:3]) for line in lines[1:-1]] == list(range(1, 40))
     assert sum(": test " in line for line in lines) == 16
     assert lines[-1].startswith("smoke: done in ")
     assert done.stderr == ""
@@ -57,7 +57,15 @@ def test_every_run_has_its_result_model_notebook_and_page(smoke):
 
 def test_every_page_is_there(smoke):
     folder, _ = smoke
-    for name in ("index", "tables", "data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist"):
+    for name in (
+        "index",
+        "tables",
+        "claims",
+        "data_mnist",
+        "data_fashion_mnist",
+        "compare_mnist",
+        "compare_fashion_mnist",
+    ):
         page = (folder / f"{name}.html").read_text()
         assert "<h1" in page
         assert "Traceback" not in page
