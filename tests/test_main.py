@@ -13,8 +13,8 @@ from sqlib import runs
 from sqlib.config import REPOSITORY, SqlibError, load_study
 
 JOBS = (
-    "data", "train", "saliency", "compare", "tables", "claims", "index", "reports", "plan", "reproduce", "pack", "predict", "export",
-    "unlock", "publish",
+    "data", "train", "saliency", "compare", "tables", "claims", "index", "reports", "plan", "reproduce",
+    "pack", "predict", "export", "unlock", "publish",
 )  # fmt: skip
 
 

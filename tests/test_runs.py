@@ -220,7 +220,7 @@ def test_stamps_are_written_once(study, tmp_path):
     assert len([path for path in first if path.name == "parameters.json"]) == len(study.runs())
     names = {path.stem for path in first if path.parent.name == "stamps"}
     assert names == {
-        "data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist", "saliency", "tables", "index",
+        "data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist", "saliency", "tables", "claims", "index",
     }  # fmt: skip
     assert runs.write_stamps(study, tmp_path) == []
     assert times == {path: path.stat().st_mtime_ns for path in first}
@@ -241,7 +241,7 @@ def test_a_new_seed_moves_no_run_that_is_there(study, tmp_path):
     changed = runs.write_stamps(study.model_copy(update={"seeds": [0, 1]}), tmp_path)
     assert not {path for path in changed if path.name == "parameters.json"} & before
     assert {path.stem for path in changed if path in before} == {
-        "compare_mnist", "compare_fashion_mnist", "tables", "index",
+        "compare_mnist", "compare_fashion_mnist", "tables", "claims", "index",
     }  # fmt: skip
 
 
