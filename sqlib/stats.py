@@ -85,7 +85,7 @@ def bootstrap(values, resamples: int = 5000, seed: int = 0, level: float = 0.95)
 
     with Student's t of S-1 degrees of freedom for the part that S seeds must tell, normal z for the images' part (the
     interaction is in V_seeds already, so it is taken out here), each part with the quantile of its own: the modified large
-    sample interval for a sum of variances (Graybill and Wang 1980). Coverage measured for 3 seeds: 95 to 98%.
+    sample interval for a sum of variances (Graybill and Wang 1980). Coverage measured for 3 seeds: 94 to 98%.
     """
     values = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if values.ndim != 2 or not values.size:
