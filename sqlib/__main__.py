@@ -150,9 +150,15 @@ def claims(name: StudyName) -> None:
 
 @app.command()
 def index(name: StudyName) -> None:
-    """Write the index, and render pages with old looks."""
+    """Write the index, and what is missing of finished runs.
+
+    That is packed models, and pages that are not there or have old looks.
+    """
     study = load_study(name)
     reports = runs.reports_root() / study.name
+    for run in study.runs():
+        if runs.fault(run.folder(reports)) is None:
+            runs.pack_run(run.folder(reports))
     stamp = reports / "stamps/index.json"
     newest = stamp.stat().st_mtime if stamp.exists() else 0
     for page in Page.all(study):
@@ -359,13 +365,11 @@ def duration(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """A duration as rough as an estimate is: 'less than a minute', '34 min', '2 h 10 min'."""
+    """A duration as rough as an estimate is: 'less than a minute', 'about 34 min', 'about 2 h 10 min'."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         minutes = 10 * round(minutes / 10)
-    return (
-        "less than a minute" if minutes < 1 else duration(max(600, 60 * minutes)) if minutes >= 10 else f"{minutes} min"
-    )
+    return f"about {duration(60 * minutes) if minutes >= 60 else f'{minutes} min'}" if minutes else "less than a minute"
 
 
 @app.command()
@@ -378,7 +382,7 @@ def plan(name: StudyName, cores: Cores = None) -> None:
     seconds = sum(training_seconds(wanted).values())
     slots = max(1, cores // study.threads)
     print(f"{name}: {len(study.runs())} runs, {len(wanted)} of them to train")
-    print(f"core hours: {seconds * study.threads / 3600:.1f}; on {cores} cores about {about(seconds / slots)}")
+    print(f"core hours: {seconds * study.threads / 3600:.1f}; on {cores} cores {about(seconds / slots)}")
     print(f"disk: about {len(wanted) * 3:,} MB")  # 1.8 MB of weights, 0.4 MB of values, a notebook and a page
 
 
@@ -430,7 +434,7 @@ def reproduce(
         where = f"on {cores} core{'s' * (cores > 1)}" if profile == "local" else f"with profile {profile}"
         print(
             f"{name}: {count(len(wanted), 'run')} to train, {count(len(jobs) - len(wanted), 'page')} to make: "
-            f"about {about(progress.left())} {where}; log: {shown(log)}",
+            f"{about(progress.left())} {where}; log: {shown(log)}",
             flush=True,
         )
         code = drive(snakemake, log, progress, lock)
@@ -551,6 +555,8 @@ def prepare(study: Study, reports: Path) -> list[str]:
             for name in ("model.safetensors", "per_image.safetensors", "result.json", runs.PACKED, "train.html"):
                 if (folder / name).exists():
                     os.utime(folder / name)
+        if not fault and not all((folder / name).exists() for name in (runs.PACKED, "train.html")):
+            (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
     if len(said) > 3:
         said = [*said[:2], f"... and {len(said) - 2} more runs are trained again, for the like reasons"]
     return said
@@ -664,7 +670,7 @@ class Progress:
         job = self.jobs[number]
         seconds = self.finished[number] = time.monotonic() - (job.started or self.started)
         unfinished = len(self.jobs) - len(self.finished) - len(self.failed)
-        rest = f"; about {about(self.left())} left" if unfinished else ""
+        rest = f"; {about(self.left())} left" if unfinished else ""
         return f"{self._number()} {self._did(job)}, {duration(seconds)}{rest}"
 
     def fail(self, number: int) -> str | None:
@@ -711,7 +717,7 @@ def drive(snakemake: list[str], log: Path, progress: Progress, lock: int) -> int
     process = subprocess.Popen(
         snakemake, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=True, pass_fds=[lock],
-        preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        preexec_fn=as_child,
     )  # fmt: skip
     listing = Listing()
     try:
@@ -737,6 +743,12 @@ def drive(snakemake: list[str], log: Path, progress: Progress, lock: int) -> int
         end(process)
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def as_child() -> None:
+    """Called in Snakemake's process before it starts: it ends with this one, and can be interrupted (not so behind &)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent(signal.SIGKILL)
 
 
 def tell(line: str | None) -> None:

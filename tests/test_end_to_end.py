@@ -95,6 +95,21 @@ def test_a_second_time_does_nothing(smoke):
     assert changed <= {".lock"}
 
 
+def test_a_missing_page_is_made_again_and_costs_no_training(smoke):
+    folder, _ = smoke
+    place = STUDY.runs()[0].folder(folder)
+    trained = (place / "result.json").stat().st_mtime_ns
+    packed = (place / runs.PACKED).read_bytes()
+    for name in ("train.html", runs.PACKED):
+        (place / name).unlink()
+    done = reproduce(folder.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 runs to train, 1 page to make" in done.stdout
+    assert (place / "train.html").exists()
+    assert (place / runs.PACKED).read_bytes() == packed
+    assert (place / "result.json").stat().st_mtime_ns == trained
+
+
 def test_no_job_warned(smoke):
     folder, _ = smoke
     for log in (folder / "logs").rglob("*.log"):

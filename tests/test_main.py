@@ -158,7 +158,7 @@ def test_progress_says_one_line_a_job(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/tables.log").write_text("some words\nerror: no results\n")
     progress.start(7)
-    assert progress.finish(7).startswith("[1/2] trained mnist/lenet/w4a4/standard/seed1, 0 s; about")
+    assert progress.finish(7).startswith("[1/2] trained mnist/lenet/w4a4/standard/seed1, 0 s; less than a minute left")
     assert "FAILED tables: no results (log: " in progress.fail(9)
     assert progress.fail(9) is None
     assert progress.finish(1) is None
@@ -186,6 +186,13 @@ def test_the_estimate_follows_the_measured_times(tmp_path):
 )
 def test_durations(seconds, text):
     assert command.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(20, "less than a minute"), (100, "about 2 min"), (4000, "about 1 h 10 min")]
+)
+def test_estimates_are_rough(seconds, text):
+    assert command.about(seconds) == text
 
 
 def test_a_result_that_does_not_belong_is_made_again(tmp_path):
