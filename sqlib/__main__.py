@@ -42,6 +42,10 @@ def main() -> None:
         die_with_parent(signal.SIGTERM)
     try:
         app()
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            print("interrupted", file=sys.stderr)
+        raise
     except SqlibError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -94,6 +98,7 @@ def train(name: StudyName, run_id: RunId) -> None:
         runs.write_atomically(stamp, now)
     if runs.fault(folder) is None:
         runs.load_model(folder)
+        runs.pack_run(folder)
         print(f"{run_id}: already trained, nothing done")
     else:
         (folder / "result.json").unlink(missing_ok=True)
@@ -102,7 +107,6 @@ def train(name: StudyName, run_id: RunId) -> None:
         page.execute(parameters, [folder / name for name in files], study.threads, TIME_LIMITS["train"])
         if broken := runs.fault(folder):
             raise SqlibError(f"the notebook left no valid result: {broken}")
-    runs.pack_run(folder)
     page.render()
 
 

@@ -140,6 +140,7 @@ def _kernel_manager(scratch: Path, folder: Path, threads: int):
     limit = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
     environment = {
         **os.environ,
+        "SQLIB_UNWATCHED": "1",  # nobody sees what is drawn and replaced before the notebook has ended
         **limit,
         "IPYTHONDIR": str(scratch / "ipython"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",

@@ -1,5 +1,7 @@
 """Training drawn while it happens: loss, accuracy and ten saliency maps, redrawn in place after every epoch."""
 
+import os
+
 from IPython.display import HTML, display
 from torch import Tensor
 
@@ -36,6 +38,8 @@ class LiveTraining:
                 f"accuracy {100 * last['val_accuracy']:.2f}%, dead maps {100 * last['val_dead_map_rate']:.1f}%; {waiting}</p>"
             )
         )
+        if os.environ.get("SQLIB_UNWATCHED"):  # set by `sqlib.execution`: the pictures would be drawn for nobody
+            return
         self._curves.update(plots.training_curves(progress.history, epochs=progress.epochs))
         self._maps.update(plots.film_strip(self.strips[-1:], self.images, epochs=[last["epoch"]]))
 

@@ -131,11 +131,14 @@ def _png(fig, caption: str, alt: str) -> bytes:
     words = PngInfo()
     words.add_itxt("Title", caption)
     words.add_itxt("Description", alt)
-    full, small = io.BytesIO(), io.BytesIO()
+    if error.mean() < 1 and (error > 16).mean() <= 0.001:
+        small = io.BytesIO()
+        few.save(small, "png", optimize=True, pnginfo=words)
+        if small.tell() < 0.7 * buffer.tell():
+            return small.getvalue()
+    full = io.BytesIO()
     image.save(full, "png", optimize=True, pnginfo=words)
-    few.save(small, "png", optimize=True, pnginfo=words)
-    alike = error.mean() < 1 and np.quantile(error, 0.999) <= 16
-    return small.getvalue() if alike and small.tell() < 0.7 * full.tell() else full.getvalue()
+    return full.getvalue()
 
 
 def _markdown_table(header, rows, numeric, caption, note) -> str:

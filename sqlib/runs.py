@@ -133,12 +133,14 @@ def save_run(
     per_image: dict[str, "torch.Tensor"],
     started: datetime | float,
 ) -> None:
-    """Write `model.safetensors`, `per_image.safetensors`, then `result.json`, each atomically.
+    """Write `model.safetensors`, `per_image.safetensors`, `result.json` and `packed.safetensors`, each atomically.
 
     metrics: numbers by name (accuracies and rates as fractions). curves: lists of equal length. per_image: (N,) tensors
     over the test images. started: when the run began, an aware datetime or `time.time()`. SqlibError if not writable.
     """
     from safetensors.torch import save
+
+    from sqlib.deploy import pack
 
     folder = Path(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -164,6 +166,7 @@ def save_run(
         "provenance": {**provenance(started), "data": data_sums(run.dataset), "seed": run.seed},
     }
     write_atomically(folder / "result.json", to_json(result))
+    pack(model, folder / PACKED)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def entry(epoch):
 
 
 def test_each_epoch_updates_line_curves_and_maps_and_close_clears_the_pictures(monkeypatch):
+    monkeypatch.delenv("SQLIB_UNWATCHED", raising=False)
     handles = []
 
     def display(what, display_id):
@@ -43,3 +44,12 @@ def test_each_epoch_updates_line_curves_and_maps_and_close_clears_the_pictures(m
     assert len(curves.shown) == len(maps.shown) == 3
     assert curves.shown[-1].data == maps.shown[-1].data == ""
     assert len(picture.strips) == 2 and torch.equal(picture.images, images)
+
+
+def test_nothing_is_drawn_where_nobody_watches(monkeypatch):
+    monkeypatch.setenv("SQLIB_UNWATCHED", "1")
+    monkeypatch.setattr(live, "display", lambda what, display_id: Handle())
+    monkeypatch.setattr(live.plots, "training_curves", None)  # would fail if it were called
+    picture = live.LiveTraining(Run.make(load_study("smoke"), "mnist", "lenet", "fp32", "standard", 0))
+    picture(Progress(None, [entry(1)], torch.rand(10, 28, 28), torch.rand(10, 28, 28), 1))
+    assert len(picture.strips) == 1
