@@ -134,7 +134,7 @@ def _png(fig, caption: str, alt: str) -> bytes:
     if error.mean() < 1 and (error > 16).mean() <= 0.001:
         small = io.BytesIO()
         few.save(small, "png", optimize=True, pnginfo=words)
-        if small.tell() < 0.7 * buffer.tell():
+        if small.tell() < 0.7 * buffer.getbuffer().nbytes:
             return small.getvalue()
     full = io.BytesIO()
     image.save(full, "png", optimize=True, pnginfo=words)
