@@ -9,6 +9,7 @@ import torch
 
 from sqlib import claims as testing
 from sqlib.config import SqlibError, load_study
+from sqlib.models import build_model
 from sqlib.runs import save_run, to_json
 
 IMAGES = 300
@@ -38,7 +39,7 @@ def plant(study, tmp_path):
             per_image = {"gini": torch.from_numpy(here).float(), "correct": torch.from_numpy(~wrong).to(torch.uint8)}
             gap = 0.4 - lost + noise * generator.standard_normal()
             metrics = {"deletion_auc": 0.5 - gap, "random_auc": 0.5, "test_accuracy": float(1 - wrong.mean())}
-            model = torch.nn.Linear(1, 1)
+            model = build_model(run.network, run.setup)
             save_run(run.folder(tmp_path), run, model, [], metrics, {}, {**per_image, "dead": gone}, 0.0)
         return tmp_path
 
