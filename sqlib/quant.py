@@ -218,7 +218,7 @@ class _Convolve(torch.autograd.Function):
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         grad_x = grad_weight = None
         if needs_x and x.shape[1] == 1:
-            # With one input channel the library's kernel takes five times as long as this (benchmarks/).
+            # With one input channel the library's kernel is much slower than this.
             grad_x, needs_x = _one_channel_input_gradient(grad, weight, x.shape, ctx.padding), False
         if needs_x or needs_weight:
             p = [ctx.padding, ctx.padding]

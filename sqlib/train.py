@@ -246,7 +246,7 @@ def step_seconds(run: Run, repeats: int = 3) -> float:
 def keep_memory() -> None:
     """Have glibc keep freed memory instead of giving it back to the system after every step; elsewhere, do nothing.
 
-    A step allocates the same few large tensors each time. Fetching fresh zeroed pages for them took a third of the step.
+    A step allocates the same few large tensors each time. Fetching fresh zeroed pages for them each time is slow.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
