@@ -1,4 +1,5 @@
-# The study as a graph: data -> train (one job a run) -> saliency, compare -> tables -> index.
+# The study as a graph: data -> train (one job a run) -> saliency, compare, post_training -> tables -> index; and beside
+# it the sweeps, data -> trial (one job a variant and data set) -> sweep.
 # `make reproduce` starts it through `python -m sqlib reproduce`, which first writes the stamps (parameters.json and
 # stamps/*.json: parameters and digests of the sources) that are the inputs here. So content, not time, decides what is
 # made again. All paths are relative to the study's own folder, reports/<study>/, which also holds Snakemake's state:
@@ -6,7 +7,7 @@
 import sys
 
 from sqlib.config import load_study
-from sqlib.runs import compare_page, reports_root
+from sqlib.runs import compare_page, reports_root, trials_of
 
 STUDY = load_study(config.get("study", "paper"))
 RUNS = [run.id for run in STUDY.runs()]
@@ -14,6 +15,8 @@ RUNS = [run.id for run in STUDY.runs()]
 # again and when it fails, and a page that is missing must not cost the run. `index` makes them where they are missing.
 RUN_FILES = ["model.safetensors", "per_image.safetensors", "result.json"]
 EXPLAINED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]
+FLOATS = [run.id for run in STUDY.runs() if run.setup.is_float]
+TRIALS = {name: [trial.id for trial in trials_of(STUDY) if trial.sweep == name] for name in STUDY.sweeps}
 DATA = [f"data_{dataset}" for dataset in STUDY.datasets]
 COMPARISONS = {compare_page(STUDY, d, n): (d, n) for d in STUDY.datasets for n in STUDY.networks}
 # exec: a stopped Snakemake takes its jobs with it, without a shell in between. What a job prints goes to its log.
@@ -32,6 +35,7 @@ workdir: reports_root() / STUDY.name
 wildcard_constraints:
     dataset="|".join(STUDY.datasets),
     page="|".join(COMPARISONS),
+    trial=r"[^/]+/[^/]+/[^/]+",
 
 
 localrules:
@@ -39,6 +43,7 @@ localrules:
     tables,
     claims,
     index,
+    sweep,
 
 
 # Every output by name, since Snakemake looks no further back than a file that is there and new, and there is an index,
@@ -51,6 +56,10 @@ rule all:
         expand("results/{name}", name=["runs.csv", "tables.json", "claims.json", *(f"{page}.json" for page in [*DATA, *COMPARISONS])]),
         expand("runs/{run}/{name}", run=RUNS, name=RUN_FILES),
         expand("runs/{run}/saliency.{kind}", run=EXPLAINED, kind=["json", "html"]),
+        expand("runs/{run}/post_training.json", run=FLOATS),
+        expand("sweeps/{trial}.json", trial=[trial for trials in TRIALS.values() for trial in trials]),
+        expand("sweep_{sweep}.html", sweep=STUDY.sweeps),
+        expand("results/sweep_{sweep}.json", sweep=STUDY.sweeps),
 
 
 rule data:
@@ -107,6 +116,48 @@ rule saliency:
         JOB + " saliency {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
 
 
+# What a practitioner tries first: the float network rounded as it is.
+rule post_training:
+    input:
+        "stamps/post_training.json",
+        "runs/{run}/model.safetensors",
+        "runs/{run}/result.json",
+    output:
+        "runs/{run}/post_training.json",
+    log:
+        text="logs/{run}/post_training.log",
+    threads: STUDY.threads
+    shell:
+        JOB + " post-training {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+
+
+rule trial:
+    input:
+        "stamps/sweeps/{trial}.json",
+        lambda wildcards: ancient(f"results/data_{wildcards.trial.split('/')[1]}.json"),
+    output:
+        "sweeps/{trial}.json",
+    log:
+        text="logs/sweeps/{trial}.log",
+    threads: STUDY.threads
+    shell:
+        JOB + " trial {STUDY.name} {wildcards.trial} > {log.text:q} 2>&1"
+
+
+rule sweep:
+    input:
+        "stamps/sweep_{sweep}.json",
+        lambda wildcards: expand("sweeps/{trial}.json", trial=TRIALS[wildcards.sweep]),
+    output:
+        "results/sweep_{sweep}.json",
+        "sweep_{sweep}.html",
+    log:
+        notebook="notebooks/sweep_{sweep}.ipynb",
+        text="logs/sweep_{sweep}.log",
+    shell:
+        JOB + " sweep {STUDY.name} {wildcards.sweep} > {log.text:q} 2>&1"
+
+
 def results_of(page):
     """The results of the runs that a comparison page is about."""
     prefix = "/".join(COMPARISONS[page]) + "/"
@@ -134,6 +185,7 @@ rule tables:
     input:
         "stamps/tables.json",
         expand("runs/{run}/result.json", run=RUNS),
+        expand("runs/{run}/post_training.json", run=FLOATS),
     output:
         "results/tables.json",
         "results/runs.csv",
@@ -166,6 +218,7 @@ rule index:
         "claims.html",
         expand("{page}.html", page=DATA),
         expand("{page}.html", page=COMPARISONS),
+        expand("sweep_{sweep}.html", sweep=STUDY.sweeps),
         expand("runs/{run}/result.json", run=RUNS),
         expand("runs/{run}/saliency.html", run=EXPLAINED),
     output:

@@ -24,6 +24,8 @@ import typer
 
 from sqlib import runs
 from sqlib.config import DATASET_NAMES, REPOSITORY, Run, SqlibError, Study, load_study, nearest
+from sqlib.files import write_atomically
+from sqlib.sweeps import Trial, load_sweep, touch_if_current
 
 # --help lists the commands in this order. torch, and what imports it, is imported inside them, so that it is quick.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -95,7 +97,7 @@ def train(name: StudyName, run_id: RunId) -> None:
     if os.environ.get("SQLIB_JOB") and stamp.exists() and stamp.read_bytes() != now:
         raise SqlibError("parameters or code were changed since the study was started: start it again")
     if not stamp.exists() or stamp.read_bytes() != now:
-        runs.write_atomically(stamp, now)
+        write_atomically(stamp, now)
     if runs.fault(folder) is None:
         runs.load_model(folder)
         runs.pack_run(folder)
@@ -108,6 +110,39 @@ def train(name: StudyName, run_id: RunId) -> None:
         if broken := runs.fault(folder):
             raise SqlibError(f"the notebook left no valid result: {broken}")
     page.render()
+
+
+@app.command()
+def trial(name: StudyName, trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID")]) -> None:
+    """Train one trial of a sweep, such as quantisation/mnist/clip_start=3, unless its result is there already."""
+    from sqlib import sweeps
+
+    study = load_study(name)
+    wanted = sweeps.trial_of(study, trial_id)
+    made = sweeps.run_trial(wanted, wanted.path(runs.reports_root() / study.name))
+    networks = count(len(wanted.runs), "network")
+    print(f"{trial_id}: {f'trained {networks}' if made else 'already trained, nothing done'}")
+
+
+@app.command()
+def sweep(name: StudyName, sweep_name: Annotated[str, typer.Argument(metavar="SWEEP")]) -> None:
+    """Make the page of a sweep: which parameters its rule picks."""
+    study = load_study(name)
+    if sweep_name not in study.sweeps:
+        raise SqlibError(f"study '{name}' has no sweep '{sweep_name}'{nearest(sweep_name, study.sweeps)}")
+    page = Page.sweep(study, sweep_name)
+    page.execute({"reports": page.reports, "sweep": sweep_name}, [])
+    page.render()
+
+
+@app.command()
+def post_training(name: StudyName, run_id: RunId) -> None:
+    """Quantise a float run without training it again, at every setup of the study."""
+    from sqlib import post_training as after
+
+    study = load_study(name)
+    run = study.run(run_id)
+    after.measure_run(study, run, run.folder(runs.reports_root() / study.name))
 
 
 @app.command()
@@ -189,6 +224,9 @@ def render_reports(name: StudyName) -> None:
                     compare(name, dataset, network)
         tables(name)
         claims(name)
+        for sweep_name in study.sweeps:
+            if any(t.path(reports).exists() for t in runs.trials_of(study) if t.sweep == sweep_name):
+                sweep(name, sweep_name)
         write_index(study)
     missing = len(study.runs()) - len(finished)
     note = f"; {missing} of {len(study.runs())} runs are not there yet" if missing else ""
@@ -245,6 +283,11 @@ class Page:
         return cls._plain(study, "claims", "6_claims.ipynb", "claims", "Claims", f"claims {study.name}")
 
     @classmethod
+    def sweep(cls, study: Study, name: str) -> "Page":
+        title = load_sweep(name).title
+        return cls._plain(study, "sweep", "7_parameters.ipynb", f"sweep_{name}", title, f"sweep {study.name} {name}")
+
+    @classmethod
     def train(cls, study: Study, run: Run) -> "Page":
         folder = run.folder(runs.reports_root() / study.name)
         paths = folder / "notebook.ipynb", folder / "train.html"
@@ -266,6 +309,7 @@ class Page:
             *(cls.compare(study, dataset, network) for dataset in study.datasets for network in study.networks),
             cls.tables(study),
             cls.claims(study),
+            *(cls.sweep(study, name) for name in study.sweeps),
             *(cls.data(study, dataset) for dataset in study.datasets),
             *(cls.train(study, run) for run in all_runs),
             *(cls.saliency(study, run) for run in all_runs if run.seed == study.seeds[0]),
@@ -334,26 +378,34 @@ class Page:
 
 # Seconds for what is not training: starting a kernel, importing, measuring on the test images, drawing. Measured on two
 # cores; they only start the estimate, which then follows the measured times.
-PAGE_SECONDS = {"data": 15.0, "saliency": 20.0, "compare": 25.0, "tables": 10.0, "claims": 15.0, "index": 6.0}
+PAGE_SECONDS = {
+    "data": 15.0, "saliency": 20.0, "compare": 25.0, "tables": 10.0, "claims": 15.0, "sweep": 10.0, "index": 6.0,
+    "post_training": 30.0,
+}  # fmt: skip
 RUN_SECONDS = 12.0
 IMAGE_SECONDS = 2e-3  # for each test image measured
 FAITHFULNESS_SECONDS = 1e-2  # for each test image blanked step by step
 
 
-def training_seconds(wanted: list[Run]) -> dict[str, float]:
-    """Predicted seconds of each run, by id: a few real training steps of every kind among them are timed here."""
+def training_seconds(wanted: list[Run], measured: bool = True) -> list[float]:
+    """Predicted seconds of each run: a few real training steps of every kind among them are timed here.
+
+    measured: whether the trained network is also measured on the test images, in a notebook (as all but trials are).
+    """
     from sqlib.train import step_seconds
 
     steps: dict[tuple, float] = {}
-    predicted = {}
+    predicted = []
     for run in wanted:
         kind = (run.network, run.setup.name, run.training)
         if kind not in steps:
             steps[kind] = step_seconds(run)
-        count = run.epochs * math.ceil(run.parameters.images / run.parameters.batch_size)
-        evaluation = run.evaluation
-        measuring = evaluation.images * IMAGE_SECONDS + evaluation.faithfulness_images * FAITHFULNESS_SECONDS
-        predicted[run.id] = count * steps[kind] + measuring + RUN_SECONDS
+        seconds = run.epochs * math.ceil(run.parameters.images / run.parameters.batch_size) * steps[kind]
+        if measured:
+            evaluation = run.evaluation
+            seconds += evaluation.images * IMAGE_SECONDS + evaluation.faithfulness_images * FAITHFULNESS_SECONDS
+            seconds += RUN_SECONDS
+        predicted.append(seconds)
     return predicted
 
 
@@ -383,7 +435,7 @@ def plan(name: StudyName, cores: Cores = None) -> None:
     reports = runs.reports_root() / study.name
     cores = cores or runs.usable_cores()
     wanted = [run for run in study.runs() if not up_to_date(run, reports)]
-    seconds = sum(training_seconds(wanted).values())
+    seconds = sum(training_seconds(wanted))
     slots = max(1, cores // study.threads)
     print(f"{name}: {len(study.runs())} runs, {len(wanted)} of them to train")
     print(f"core hours: {seconds * study.threads / 3600:.1f}; on {cores} cores {about(seconds / slots)}")
@@ -427,17 +479,16 @@ def reproduce(
             print(f"{name}: everything is up to date: {page}")
             return
         wanted = [study.run(job.target) for job in jobs.values() if job.rule == "train"]
-        for job in jobs.values():
-            job.predicted = PAGE_SECONDS.get(job.rule, 10.0)
-        if wanted:
-            seconds = training_seconds(wanted)
-            for job in jobs.values():
-                job.predicted = seconds.get(job.target, job.predicted) if job.rule == "train" else job.predicted
+        known = {trial.id: trial for trial in runs.trials_of(study)}
+        tried = [known[job.target] for job in jobs.values() if job.rule == "trial"]
+        predict_jobs(jobs, wanted, tried)
         slots = max(1, cores // study.threads)
         progress = Progress(jobs, slots, reports)
+        trials = f"{count(len(tried), 'trial')} of sweeps, " if tried else ""
         where = f"on {cores} core{'s' * (cores > 1)}" if profile == "local" else f"with profile {profile}"
         print(
-            f"{name}: {count(len(wanted), 'run')} to train, {count(len(jobs) - len(wanted), 'page')} to make: "
+            f"{name}: {count(len(wanted), 'run')} to train, {trials}"
+            f"{count(len(jobs) - len(wanted) - len(tried), 'page')} to make: "
             f"{about(progress.left())} {where}; log: {shown(log)}",
             flush=True,
         )
@@ -448,6 +499,17 @@ def reproduce(
             print(f"what there is: {page}; type the same command to try again", file=sys.stderr)
             raise typer.Exit(1)
         print(f"{name}: done in {duration(time.monotonic() - progress.started)}: {page}")
+
+
+def predict_jobs(jobs: dict[int, "Job"], wanted: list[Run], tried: list[Trial]) -> None:
+    """Set the predicted seconds of every job; `wanted` and `tried` are what jobs train, in their order."""
+    seconds = dict(zip([run.id for run in wanted], training_seconds(wanted), strict=True))
+    every = [run for trial in tried for run in trial.runs]
+    parts = iter(training_seconds(every, measured=False))
+    seconds |= {trial.id: 4.0 + sum(next(parts) for _ in trial.runs) for trial in tried}
+    for job in jobs.values():
+        trains = job.rule in ("train", "trial")
+        job.predicted = seconds[job.target] if trains else PAGE_SECONDS.get(job.rule, 10.0)
 
 
 @app.command()
@@ -561,6 +623,8 @@ def prepare(study: Study, reports: Path) -> list[str]:
                     os.utime(folder / name)
         if not fault and not all((folder / name).exists() for name in (runs.PACKED, "train.html")):
             (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
+    for trial in runs.trials_of(study):
+        touch_if_current(trial, reports)
     if len(said) > 3:
         said = [*said[:2], f"... and {len(said) - 2} more runs are trained again, for the like reasons"]
     return said
@@ -616,7 +680,7 @@ def pending(snakemake: list[str], log: Path) -> dict[int, Job]:
     )
     output = done.stdout + done.stderr
     if done.returncode:
-        runs.write_atomically(log, output.encode())
+        write_atomically(log, output.encode())
         raise SqlibError(f"Snakemake cannot plan the study: {last_words(output)}; see {shown(log)}")
     listing = Listing()
     events = [event for line in output.splitlines() if (event := listing.feed(line))]
@@ -704,6 +768,7 @@ class Progress:
             except (SqlibError, KeyError, TypeError):
                 return f"trained {job.target}"
         words = {"data": "checked and described the data: ", "saliency": "explained ", "compare": "compared: "}
+        words |= {"trial": "tried ", "sweep": "judged the sweep ", "post_training": "quantised without training "}
         names = {"tables": "made the tables", "claims": "gave the claims their verdicts", "index": "wrote the index"}
         return names.get(job.rule) or words.get(job.rule, f"{job.rule} ") + job.target.removeprefix("compare_")
 

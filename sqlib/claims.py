@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from sqlib.config import PARAMS, SqlibError, Study, _Strict, _validate, nearest, read_yaml
+from sqlib.config import PARAMS, SqlibError, Strict, Study, nearest, read_yaml, validate
 from sqlib.runs import load_per_image, read_result
 from sqlib.stats import Interval, bootstrap, holm
 
@@ -34,7 +34,7 @@ PER_RUN = ("deletion_auc", "random_auc", "faithfulness_gap", "val_accuracy")
 """Quantities with one value a run: their intervals are over seeds only."""
 
 
-class Side(_Strict):
+class Side(Strict):
     """One side of a comparison: a setup, or several to average, under one training."""
 
     setup: str | list[str]
@@ -52,14 +52,14 @@ class Side(_Strict):
         return [self.setup] if isinstance(self.setup, str) else self.setup
 
 
-class Comparison(_Strict):
+class Comparison(Strict):
     """a minus b."""
 
     a: Side
     b: Side
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """One claim: see the head of `params/claims.yaml`."""
 
     id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -86,7 +86,7 @@ class Claim(_Strict):
         return self
 
 
-class NotTested(_Strict):
+class NotTested(Strict):
     """A claim that the study cannot test, and why."""
 
     id: str
@@ -94,7 +94,7 @@ class NotTested(_Strict):
     why: str
 
 
-class Claims(_Strict):
+class Claims(Strict):
     """The whole of `params/claims.yaml`."""
 
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -114,7 +114,7 @@ def load_claims(path: Path | None = None) -> Claims:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise SqlibError(f"{path}: {key}: expected a list of 'key: value' blocks")
         parts[key] = [_entry(model, entry, path, f"{key}[{i}]") for i, entry in enumerate(entries)]
-    claims = _validate(Claims, {**content, **parts}, path)
+    claims = validate(Claims, {**content, **parts}, path)
     ids = [entry.id for entry in (*claims.claims, *claims.not_tested)]
     for name in ids:
         if ids.count(name) > 1:
@@ -126,7 +126,7 @@ def load_claims(path: Path | None = None) -> Claims:
 
 def _entry(model: type, content: dict, path: Path, place: str):
     try:
-        return _validate(model, content, path)
+        return validate(model, content, path)
     except SqlibError as error:
         raise SqlibError(str(error).replace(": ", f": {place} ({content.get('id', 'no id')}): ", 1)) from None
 

@@ -37,7 +37,7 @@ class SqlibError(Exception):
     """An error the user can act on: printed as one line, without a traceback."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     # Strict: no "1e-3" taken for a number, no "yes" for a truth value; unknown keys are errors.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -52,7 +52,7 @@ WeightBits = Annotated[int, Field(description="2 to 8, or 32 = float")]
 ActivationBits = Annotated[int, Field(description="1 to 8, or 32 = float")]
 
 
-class LayerBits(_Strict):
+class LayerBits(Strict):
     """Bits of one layer: of its weights, and of the activation that follows it (None: take the default's)."""
 
     weights: WeightBits | None = None
@@ -69,7 +69,7 @@ class LayerBits(_Strict):
         return value if value is None else _check_bits(value, 1)
 
 
-class Setup(_Strict):
+class Setup(Strict):
     """A bit-width assignment: `params/setups/<name>.yaml`.
 
     Bits of a layer, most specific first: `layers[name]`, then `first` or `last` for the network's first and last layer,
@@ -84,6 +84,7 @@ class Setup(_Strict):
     layers: dict[str, LayerBits] = {}
     weight_method: Literal["sawb", "dorefa", "minmax"] = "sawb"
     zero_aligned: bool = False
+    per_channel: Annotated[bool, Field(exclude_if=lambda value: not value)] = False  # later than the first results
     note: str = ""
 
     @model_validator(mode="after")
@@ -126,7 +127,7 @@ class Setup(_Strict):
         return all(bits in (None, FLOAT) for part in parts for bits in (part.weights, part.activations))
 
 
-class Clip(_Strict):
+class Clip(Strict):
     """How PACT's clip `a` starts and moves (DESIGN.md: wide, and closed by its penalty)."""
 
     start: Annotated[float, Field(gt=0, le=1e4)] = 10.0
@@ -134,7 +135,7 @@ class Clip(_Strict):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-2
 
 
-class Guidance(_Strict):
+class Guidance(Strict):
     """Saliency-guided training (Ismail et al. 2021, algorithm 1); see `sqlib.train`."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -145,10 +146,18 @@ class Guidance(_Strict):
     detach_clean: bool = False
 
 
-class Training(_Strict):
-    """One run's training; the same for every run of a study but for the epochs, which a data set may have of its own."""
+Epochs = Annotated[int, Field(ge=1, le=1000)]
+Shift = Annotated[int, Field(ge=0, le=8, description="pixels")]
 
-    epochs: Annotated[int, Field(ge=1, le=1000)] | dict[str, Annotated[int, Field(ge=1, le=1000)]] = 4
+
+class Training(Strict):
+    """One run's training; the same for every run of a study but for epochs and shift, which a data set may have of its own.
+
+    shift: each time a training image is used, it is moved by -shift to shift pixels in both directions, black behind it.
+    """
+
+    epochs: Epochs | dict[str, Epochs] = 4
+    shift: Annotated[Shift | dict[str, Shift], Field(exclude_if=lambda value: value == 0)] = 0
     batch_size: Annotated[int, Field(ge=1, le=55_000)] = 512
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -157,9 +166,9 @@ class Training(_Strict):
     clip: Clip = Clip()
     guidance: Guidance = Guidance()
 
-    @field_validator("epochs")
+    @field_validator("epochs", "shift")
     @classmethod
-    def _epochs(cls, value: int | dict[str, int]) -> int | dict[str, int]:
+    def _by_data_set(cls, value: int | dict[str, int]) -> int | dict[str, int]:
         if isinstance(value, dict):
             for name in value:
                 if name not in DATASET_NAMES:
@@ -167,7 +176,7 @@ class Training(_Strict):
         return value
 
 
-class Evaluation(_Strict):
+class Evaluation(Strict):
     """How many test images the measurements of a finished run use."""
 
     images: Annotated[int, Field(ge=10, le=10_000)] = 10_000
@@ -186,7 +195,7 @@ def _choices(kind: str, known: tuple[str, ...]):
     return classmethod(check)
 
 
-class Study(_Strict):
+class Study(Strict):
     """A grid of runs and what they share: `params/<name>.yaml`, its setups resolved."""
 
     name: str
@@ -199,6 +208,7 @@ class Study(_Strict):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    sweeps: list[str] = []
 
     _datasets = field_validator("datasets")(_choices("data set", DATASET_NAMES))
     _networks = field_validator("networks")(_choices("network", tuple(NETWORK_LAYERS)))
@@ -238,7 +248,7 @@ class Study(_Strict):
         return runs[run_id]
 
 
-class Run(_Strict):
+class Run(Strict):
     """One trained model: everything that decides its weights and its measurements, resolved."""
 
     dataset: str
@@ -253,20 +263,22 @@ class Run(_Strict):
 
     @classmethod
     def make(cls, study: Study, dataset: str, network: str, setup: str, training: str, seed: int) -> "Run":
-        epochs = study.training.epochs
-        if isinstance(epochs, dict):
-            if dataset not in epochs:
-                raise SqlibError(f"params/{study.name}.yaml: training.epochs says nothing for data set '{dataset}'")
-            epochs = epochs[dataset]
+        own = {}
+        for key in ("epochs", "shift"):
+            own[key] = getattr(study.training, key)
+            if isinstance(own[key], dict):
+                if dataset not in own[key]:
+                    raise SqlibError(f"params/{study.name}.yaml: training.{key} says nothing for data set '{dataset}'")
+                own[key] = own[key][dataset]
         return cls(
             dataset=dataset,
             network=network,
             setup=study.setup(setup),
             training=training,
             seed=seed,
-            epochs=epochs,
+            epochs=own["epochs"],
             threads=study.threads,
-            parameters=study.training.model_copy(update={"epochs": epochs}),
+            parameters=study.training.model_copy(update=own),
             evaluation=study.evaluation,
         )
 
@@ -309,7 +321,7 @@ _UniqueKeyLoader.add_implicit_resolver(
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises SqlibError when there is none."""
     path = Path(path)
-    shown = _shown(path)
+    shown = shown_path(path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
@@ -331,8 +343,8 @@ def load_setup(name: str, folder: Path | None = None) -> Setup:
         raise SqlibError(f"setup name '{name}': only letters, digits, '_', '.' and '-' may be in it (it names folders)")
     content = read_yaml(path)
     if "name" in content:
-        raise SqlibError(f"{_shown(path)}: unknown key 'name': a setup is called after its file")
-    return _validate(Setup, {**content, "name": name}, path)
+        raise SqlibError(f"{shown_path(path)}: unknown key 'name': a setup is called after its file")
+    return validate(Setup, {**content, "name": name}, path)
 
 
 def load_study(name: str, params: Path | None = None) -> Study:
@@ -341,24 +353,26 @@ def load_study(name: str, params: Path | None = None) -> Study:
     path = params / f"{name}.yaml"
     content = read_yaml(path)
     if "name" in content:
-        raise SqlibError(f"{_shown(path)}: unknown key 'name': a study is called after its file")
+        raise SqlibError(f"{shown_path(path)}: unknown key 'name': a study is called after its file")
     if not isinstance(content.get("setups"), list):
-        raise SqlibError(f"{_shown(path)}: setups: expected a list of names of files in params/setups/")
+        raise SqlibError(f"{shown_path(path)}: setups: expected a list of names of files in params/setups/")
     names = content["setups"]
     if len(set(map(str, names))) != len(names) or not names:
-        raise SqlibError(f"{_shown(path)}: setups: needs at least one setup, and each only once")
+        raise SqlibError(f"{shown_path(path)}: setups: needs at least one setup, and each only once")
     available = sorted(p.stem for p in (params / "setups").glob("*.yaml"))
     for setup in names:
         if str(setup) not in available:
-            raise SqlibError(f"{_shown(path)}: setups: no file params/setups/{setup}.yaml{nearest(setup, available)}")
+            raise SqlibError(
+                f"{shown_path(path)}: setups: no file params/setups/{setup}.yaml{nearest(setup, available)}"
+            )
     setups = [load_setup(str(setup), params / "setups") for setup in names]
-    study = _validate(Study, {**content, "name": name, "setups": setups}, path)
+    study = validate(Study, {**content, "name": name, "setups": setups}, path)
     for setup in study.setups:
         for network in study.networks:
             try:
                 setup.check_network(network)
             except SqlibError as error:
-                raise SqlibError(f"{_shown(params / 'setups' / f'{setup.name}.yaml')}: layers: {error}") from None
+                raise SqlibError(f"{shown_path(params / 'setups' / f'{setup.name}.yaml')}: layers: {error}") from None
     study.runs()
     return study
 
@@ -370,19 +384,19 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     try:
         return os.fspath(path.resolve().relative_to(REPOSITORY))
     except ValueError:
         return os.fspath(path)
 
 
-def _validate(model: type[BaseModel], content: dict, path: Path):
+def validate(model: type[BaseModel], content: dict, path: Path):
     try:
         return model.model_validate(content)
     except ValidationError as error:
         lines = [_one_line(model, detail) for detail in error.errors() if _of_this_kind(detail)]
-        raise SqlibError("\n".join(f"{_shown(path)}: {line}" for line in dict.fromkeys(lines))) from None
+        raise SqlibError("\n".join(f"{shown_path(path)}: {line}" for line in dict.fromkeys(lines))) from None
 
 
 def _of_this_kind(detail: dict) -> bool:

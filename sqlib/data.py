@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from sqlib.config import SqlibError
+from sqlib.files import cannot_write, write_atomically
 
 OFFICIAL_NAMES = {
     "train-images": "train-images-idx3-ubyte",
@@ -51,6 +52,7 @@ SPLIT_SEED = 0  # of the train/validation split: the same for every run, whateve
 MIRROR_TIMEOUT = 10  # seconds without an answer
 DOWNLOAD_LIMIT = 900  # seconds for one mirror file, or for one call of pip or apt-get
 STALE_AFTER = 600  # seconds: an older `.part` file belongs to no living process, writing one takes about a second
+NO_ROOM = "Free 60 MB there, or set SQLIB_DATA to a folder that can be written to"
 
 # ---- what there is -------------------------------------------------------------------------------------------------
 
@@ -288,7 +290,7 @@ def fetch(name: str, root: str | Path | None = None, log: Callable[[str], None] 
         with tempfile.TemporaryFile(dir=folder):
             pass  # find out now, not after a download, that the folder is read-only
     except OSError as error:
-        raise cannot_write(folder, error) from None
+        raise cannot_write(folder, error, NO_ROOM) from None
 
     failures = []
     for label, source in sources(spec, folder):
@@ -296,7 +298,7 @@ def fetch(name: str, root: str | Path | None = None, log: Callable[[str], None] 
         try:
             for key, data in source(spec, list(missing)):
                 if hashlib.sha256(data).hexdigest() == spec.sha256[key]:
-                    write_atomically(folder / f"{key}.idx", data)
+                    write_atomically(folder / f"{key}.idx", data, NO_ROOM)
                     missing.remove(key)
                 else:
                     reason = f"{key} there is not the official file (SHA-256 differs)"
@@ -329,35 +331,6 @@ def file_fault(path: Path, size: int, sha256: str) -> str | None:
     except OSError as error:
         return f"unreadable ({error.strerror})"
     return None if digest == sha256 else "altered (SHA-256 differs)"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or leave no trace; SqlibError if the disk is full or the folder read-only."""
-    part = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            part = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o644)
-        os.replace(part, path)
-    except BaseException as error:
-        if part is not None:
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from None
-        raise
-
-
-def cannot_write(path: Path, error: OSError) -> SqlibError:
-    """One sentence about a folder or file that cannot be written, and what to do."""
-    reason = error.strerror or error
-    return SqlibError(
-        f"cannot write {path}: {reason}. Free 60 MB there, or set SQLIB_DATA to a folder that can be written to"
-    )
 
 
 def remove_stale_parts(folder: Path, log: Callable[[str], None]) -> None:

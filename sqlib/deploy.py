@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sqlib.config import FLOAT, NETWORK_LAYERS, Setup, SqlibError
-from sqlib.runs import write_atomically
+from sqlib.files import write_atomically
 
 if TYPE_CHECKING:  # the integer runtime works without torch
     from sqlib.models import Network
@@ -145,7 +145,7 @@ def pack(model: "Network", path: Path) -> int:
                 codes = codes.cpu().numpy().astype(np.int32)
                 index = codes + layer.top if layer.zero_aligned else (codes + layer.top) // 2
                 tensors[f"{layer.name}.weight"] = pack_bits(index, layer.weight_bits)
-                tensors[f"{layer.name}.step"] = _float32(step, layer.name)
+                tensors[f"{layer.name}.step"] = _float32(step.flatten() if step.dim() else step, layer.name)
             tensors[f"{layer.name}.bias"] = _float32(module.bias, layer.name)
             if layer.activation_bits not in (None, FLOAT):
                 clip = getattr(model, f"{layer.name}_act").alpha
@@ -226,7 +226,7 @@ def read_packed(path: Path) -> Packed:
         if value("input_scale") != str(INPUT_SCALE):
             raise SqlibError(f"input_scale {value('input_scale')[:20]!r}, expected {INPUT_SCALE}")
         _check_layers(network, setup, shape, layers)
-        _check_tensors(layers, tensors)
+        _check_tensors(layers, tensors, setup.per_channel)
     except SqlibError as error:
         raise SqlibError(f"{path}: damaged packed model: {error}") from None
     return Packed(network, setup, shape, layers, tensors)
@@ -322,7 +322,7 @@ def _check_layers(network: str, setup: Setup, input_shape: tuple[int, ...], laye
         raise SqlibError("its last layer is not linear")
 
 
-def _check_tensors(layers: tuple[Layer, ...], tensors: dict[str, np.ndarray]) -> None:
+def _check_tensors(layers: tuple[Layer, ...], tensors: dict[str, np.ndarray], per_channel: bool) -> None:
     """Exactly the tensors the layers need, of the right type, shape and range; SqlibError."""
     expected: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in layers:
@@ -330,7 +330,7 @@ def _check_tensors(layers: tuple[Layer, ...], tensors: dict[str, np.ndarray]) ->
             expected[f"{layer.name}.weight"] = ("F32", layer.shape)
         else:
             expected[f"{layer.name}.weight"] = ("U8", (packed_size(layer.count, layer.weight_bits),))
-            expected[f"{layer.name}.step"] = ("F32", ())
+            expected[f"{layer.name}.step"] = ("F32", layer.shape[:1] if per_channel else ())
         expected[f"{layer.name}.bias"] = ("F32", layer.shape[:1])
         if layer.activation_bits not in (None, FLOAT):
             expected[f"{layer.name}.clip"] = ("F32", ())
@@ -345,8 +345,8 @@ def _check_tensors(layers: tuple[Layer, ...], tensors: dict[str, np.ndarray]) ->
         if dtype == "F32" and not np.isfinite(array).all():
             raise SqlibError(f"tensor '{name}' holds a value that is not finite")
         # The reciprocal of a smaller number would not be finite either.
-        if name.endswith((".step", ".clip")) and not array >= np.finfo(np.float32).tiny:
-            raise SqlibError(f"tensor '{name}' is {array.item():g}, expected a positive number")
+        if name.endswith((".step", ".clip")) and not (array >= np.finfo(np.float32).tiny).all():
+            raise SqlibError(f"tensor '{name}' is {array.min():g}, expected a positive number")
     for layer in layers:
         if layer.weight_bits == FLOAT:
             continue
@@ -476,7 +476,7 @@ class IntegerModel:
         bias = self._biases[layer.name].reshape(-1, *[1] * (sums.ndim - 1))
         with np.errstate(over="ignore"):
             y = sums.astype(np.float32)
-            y *= self._steps[layer.name]
+            y *= self._steps[layer.name].reshape(-1, *[1] * (sums.ndim - 1))
             y += bias
         return y
 
@@ -517,7 +517,8 @@ def load_packed(path: Path) -> "Network":
             module.weight.data.copy_(tensor("weight"))
         else:
             codes = torch.from_numpy(packed.codes(layer).astype(np.float32))
-            module.fix_codes(codes, tensor("step"))
+            step = tensor("step")
+            module.fix_codes(codes, step.reshape(-1, *[1] * (codes.dim() - 1)) if step.dim() else step)
         if layer.activation_bits not in (None, FLOAT):
             getattr(model, f"{layer.name}_act").alpha.data.copy_(tensor("clip"))
     return model.eval()

@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlib.config import REPOSITORY, SqlibError, nearest
-from sqlib.runs import to_json, write_atomically
+from sqlib.files import write_atomically
+from sqlib.runs import to_json
 
 
 def execute(

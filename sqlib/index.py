@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlib.config import NETWORK_LAYERS, Run, Study
+from sqlib.files import write_atomically
 from sqlib.pages import check_size, render_page, table_html
-from sqlib.runs import collect, compare_page, read_result, write_atomically
+from sqlib.runs import collect, compare_page, read_result
+from sqlib.sweeps import load_sweep
 
 if TYPE_CHECKING:
     import pandas
@@ -217,6 +219,7 @@ def _study_pages(study: Study, reports: Path) -> list[tuple[str, str]]:
         for dataset in study.datasets
         for network in study.networks
     ]
+    names += [(load_sweep(name).title, f"sweep_{name}.html") for name in study.sweeps]
     names += [("All tables", "tables.html"), ("The claims and their verdicts", "claims.html")]
     return [(text, name) for text, name in names if (reports / name).exists()]
 

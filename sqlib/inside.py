@@ -24,6 +24,8 @@ def weight_levels(model: Network) -> Figure:
         bits = "float" if module.bits == FLOAT else f"{module.bits} bits"
         if module.bits != FLOAT:
             codes, step, _ = module.codes()
+            if step.dim():
+                step, bits = step.mean(), f"{bits}, mean channel"
             for level in (codes.unique() * step).tolist():
                 axis.axvline(level, color=_ORANGE, linewidth=0.9)
         axis.set_title(f"{layer}, {bits}")

@@ -59,6 +59,7 @@ class Network(nn.Module):
         self.convs = self.layer_names[: len(architecture.convs)]
         self.linears = self.layer_names[len(architecture.convs) :]
         weights = {"method": setup.weight_method, "zero_aligned": setup.zero_aligned}
+        weights["per_channel"] = setup.per_channel
 
         channels, size = in_channels, 28
         for layer, conv in zip(self.convs, architecture.convs, strict=True):
@@ -141,8 +142,9 @@ def build_model(name: str, setup: Setup, in_channels: int = 1, classes: int = 10
 def cost(model: Network) -> dict[str, int]:
     """What a model takes to store and to run, from its layers' shapes and bits.
 
-    `weight_bytes`: weights at their bits, rounded up to bytes a layer, biases, one float32 step a quantised layer and one
-    clip a PACT; `float_weight_bytes`: the same network in float32; `macs`: multiply-accumulates an image;
+    `weight_bytes`: weights at their bits, rounded up to bytes a layer, biases, one float32 step a quantised layer (a
+    channel, if per channel) and one clip a PACT; `float_weight_bytes`: the same network in float32; `macs`:
+    multiply-accumulates an image;
     `bit_operations`: MACs x bits of the weight x bits of the layer's input (8 for pixels, 32 for float; a layer with
     float weights computes in float whatever its input, and counts 32 x 32);
     `peak_activation_bytes`: the largest layer's input and output together.
@@ -154,7 +156,8 @@ def cost(model: Network) -> dict[str, int]:
         count, biases = module.weight.numel(), module.bias.numel()
         float_bytes += 4 * (count + biases)
         quantised = module.bits != FLOAT
-        weight_bytes += -(-count * module.bits // 8) + 4 * biases + 4 * quantised
+        weight_bytes += -(-count * module.bits // 8) + 4 * biases
+        weight_bytes += 4 * quantised * (module.weight.shape[0] if module.per_channel else 1)
         bit_operations += model.macs[layer] * module.bits * (input_bits if quantised else FLOAT)
         activation = getattr(model, f"{layer}_act", None)
         input_bits = activation.bits if activation is not None else FLOAT

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sqlib.config import SqlibError
+from sqlib.files import write_atomically
 from sqlib.pages import flat_table, table_cells, table_html
-from sqlib.runs import to_json, write_atomically
+from sqlib.runs import to_json
 
 _folders: dict[str, Path | None] = {"figures": None, "tables": None}
 

@@ -16,7 +16,7 @@ import torch
 
 from sqlib.config import FLOAT, SqlibError
 from sqlib.deploy import IMAGE_SIZE, INPUT_SCALE, Layer, describe, pack_bits
-from sqlib.runs import write_atomically
+from sqlib.files import write_atomically
 
 if TYPE_CHECKING:
     from sqlib.models import Network
@@ -114,6 +114,8 @@ class _Graph:
             sums = self.node("Gemm", [x, weight], f"{name}_sums", transB=1)
             bias = module.bias
         if step is not None:
+            if step.dim():  # one a channel
+                step = step.reshape(-1, 1, 1) if layer.kind == "conv" else step.flatten()
             sums = self.node("Mul", [sums, self.constant(f"{name}.step", step)], f"{name}_rescaled")
         return self.node("Add", [sums, self.constant(f"{name}.bias", bias)], name)
 

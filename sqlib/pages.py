@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from sqlib.config import REPOSITORY, SqlibError, nearest
-from sqlib.runs import write_atomically
+from sqlib.files import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE_LIMIT = 600_000

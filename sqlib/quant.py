@@ -126,8 +126,18 @@ def make_activation(bits: int) -> PACT | ReLU:
 # -------------------------------------------------------------------------------------------------------- weights
 
 
-def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False) -> Tensor:
-    """SAWB's clip `c1 * sqrt(E[w^2]) + c2 * E|w|`, a 0-d tensor (Choi et al. 2019, eq. 7).
+def _mean(x: Tensor, per_channel: bool) -> Tensor:
+    """The mean, or that of each output channel: a 0-d tensor or (out,1,...)."""
+    return x.mean(dim=tuple(range(1, x.dim())), keepdim=True) if per_channel else x.mean()
+
+
+def _largest(x: Tensor, per_channel: bool) -> Tensor:
+    """The largest absolute value, or that of each output channel: a 0-d tensor or (out,1,...)."""
+    return x.abs().amax(dim=tuple(range(1, x.dim())), keepdim=True) if per_channel else x.abs().max()
+
+
+def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False, per_channel: bool = False) -> Tensor:
+    """SAWB's clip `c1 * sqrt(E[w^2]) + c2 * E|w|` (Choi et al. 2019, eq. 7): a 0-d tensor; (out,1,...) per channel.
 
     Fitted for 2, 3 and 4 bits, and zero-aligned (2^bits - 1 levels, zero among them) for 4 and 8; 8 bits are always
     zero-aligned. The fit assumes bell-shaped weights; where it gives nothing positive (all weights of nearly one size) the
@@ -140,19 +150,20 @@ def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False) -> Tensor:
         raise ValueError(f"SAWB has no coefficients for {asked} (only for {fitted}): take 'minmax' or 'dorefa'")
     c1, c2 = coefficients
     weight = weight.detach().float()
-    largest = weight.abs().max()
+    largest = _largest(weight, per_channel)
     unit = weight / largest.clamp(min=torch.finfo(torch.float32).tiny)  # so that no square overflows
-    clip = c1 * unit.square().mean().sqrt() + c2 * unit.abs().mean()
+    clip = c1 * _mean(unit.square(), per_channel).sqrt() + c2 * _mean(unit.abs(), per_channel)
     return torch.where(clip > 0, clip, 1) * largest
 
 
 def weight_codes(
-    weight: Tensor, bits: int, method: str = "sawb", zero_aligned: bool = False
+    weight: Tensor, bits: int, method: str = "sawb", zero_aligned: bool = False, per_channel: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes of a weight tensor: `(codes, step, values)`, with the quantised weights being `codes * step`.
 
     `codes` are float32 integers: odd, from -(2^bits - 1) to 2^bits - 1, for 2^bits levels; all from -(2^(bits-1) - 1) to
-    2^(bits-1) - 1 when zero-aligned (and always at 8 bits). `step` is a 0-d tensor. `values` is what was rounded: the
+    2^(bits-1) - 1 when zero-aligned (and always at 8 bits). `step` is a 0-d tensor; with `per_channel`, where each output
+    channel (first dimension) has a clip of its own, (out,1,...). `values` is what was rounded: the
     weights themselves, or DoReFa's tanh transform of them; differentiable. Bits 2 to 8; raises ValueError.
     """
     _check_bits(bits, 2)
@@ -160,12 +171,12 @@ def weight_codes(
     if method == "dorefa":
         # DoReFa eq. 9 without its final rounding: tanh squeezes the weights to [-1, 1].
         squeezed = weight.float().tanh()
-        values = squeezed / squeezed.abs().max().clamp(min=1e-8)
-        clip = torch.ones((), device=weight.device)
+        values = squeezed / _largest(squeezed, per_channel).clamp(min=1e-8)
+        clip = torch.ones_like(_largest(values.detach(), per_channel))
     elif method == "sawb":
-        values, clip = weight, sawb_clip(weight, bits, zero_aligned)
+        values, clip = weight, sawb_clip(weight, bits, zero_aligned, per_channel)
     elif method == "minmax":
-        values, clip = weight, weight.detach().float().abs().max()
+        values, clip = weight, _largest(weight.detach().float(), per_channel)
     else:
         raise ValueError(f"method '{method}': expected 'sawb', 'dorefa' or 'minmax'")
     clip = clip.clamp(min=torch.finfo(torch.float32).tiny * 2**12)  # all-zero weights: any clip will do
@@ -179,14 +190,16 @@ def weight_codes(
     return codes, clip / top, values
 
 
-def quantize_weight(weight: Tensor, bits: int, method: str = "sawb", zero_aligned: bool = False) -> Tensor:
+def quantize_weight(
+    weight: Tensor, bits: int, method: str = "sawb", zero_aligned: bool = False, per_channel: bool = False
+) -> Tensor:
     """The weights rounded to their levels, same shape, with straight-through gradient (dq/dw = 1 everywhere).
 
     Bits 2 to 8, or 32 to return the weights as they are. Stateless: computed from the weights in train and eval mode alike.
     """
     if bits == FLOAT:
         return weight
-    codes, step, values = weight_codes(weight, bits, method, zero_aligned)
+    codes, step, values = weight_codes(weight, bits, method, zero_aligned, per_channel)
     return _StraightThrough.apply(values, codes * step)
 
 
@@ -284,23 +297,25 @@ class _Rescale(torch.autograd.Function):
 class _QuantLayer:
     """What the two layers share: how weights and input become codes."""
 
-    def _set_bits(self, bits: int, method: str, zero_aligned: bool) -> None:
+    def _set_bits(self, bits: int, method: str, zero_aligned: bool, per_channel: bool) -> None:
         if bits != FLOAT:
             _check_bits(bits, 2)
-        self.bits, self.method, self.zero_aligned = bits, method, zero_aligned
-        self.fixed: tuple[Tensor, Tensor] | None = None
+        self.bits, self.method, self.zero_aligned, self.per_channel = bits, method, zero_aligned, per_channel
+        # Buffers, so that they follow the model to a device; not part of its state.
+        self.register_buffer("fixed_codes", None, persistent=False)
+        self.register_buffer("fixed_step", None, persistent=False)
 
     def fix_codes(self, codes: Tensor, step: Tensor) -> None:
         """Compute with these codes and this step from now on, whatever the weights: for a model read from a packed file."""
-        self.fixed = codes, step
+        self.fixed_codes, self.fixed_step = codes, step
         with torch.no_grad():
             self.weight.copy_(codes * step)
 
     def codes(self) -> tuple[Tensor, Tensor, Tensor]:
         """`(codes, step, values)` of the weights, see `weight_codes`."""
-        if self.fixed is not None:
-            return *self.fixed, self.weight
-        return weight_codes(self.weight, self.bits, self.method, self.zero_aligned)
+        if self.fixed_codes is not None:
+            return self.fixed_codes, self.fixed_step, self.weight
+        return weight_codes(self.weight, self.bits, self.method, self.zero_aligned, self.per_channel)
 
     def _operands(self, x: Tensor, code_scale: Tensor | float | None):
         """Real weight, input codes, weight codes, and the step of their product (None where nothing is coded)."""
@@ -335,9 +350,10 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         bits=FLOAT,
         method="sawb",
         zero_aligned=False,
+        per_channel=False,
     ):
         super().__init__(in_channels, out_channels, kernel_size, padding=padding)
-        self._set_bits(bits, method, zero_aligned)
+        self._set_bits(bits, method, zero_aligned, per_channel)
         self.pool = pool
 
     def forward(self, x: Tensor, code_scale: Tensor | float | None = None) -> Tensor:
@@ -346,20 +362,20 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         if self.pool > 1:
             sums = F.max_pool2d(sums, self.pool)
         if step is not None:
-            sums = _Rescale.apply(sums, step)
+            sums = _Rescale.apply(sums, step.reshape(-1, 1, 1) if step.dim() else step)
         return sums.add_(self.bias.view(1, -1, 1, 1))
 
 
 class QuantLinear(_QuantLayer, nn.Linear):
     """Linear layer with `bits`-bit weights, computed on codes: `forward(x, code_scale)`, x (N,features)."""
 
-    def __init__(self, in_features, out_features, *, bits=FLOAT, method="sawb", zero_aligned=False):
+    def __init__(self, in_features, out_features, *, bits=FLOAT, method="sawb", zero_aligned=False, per_channel=False):
         super().__init__(in_features, out_features)
-        self._set_bits(bits, method, zero_aligned)
+        self._set_bits(bits, method, zero_aligned, per_channel)
 
     def forward(self, x: Tensor, code_scale: Tensor | float | None = None) -> Tensor:
         weight, x_codes, codes, step = self._operands(x, code_scale)
         sums = _Multiply.apply(x, weight, x_codes, codes)
         if step is not None:
-            sums = _Rescale.apply(sums, step)
+            sums = _Rescale.apply(sums, step.flatten() if step.dim() else step)
         return sums.add_(self.bias)

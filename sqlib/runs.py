@@ -17,7 +17,6 @@ import platform
 import resource
 import subprocess
 import sys
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +24,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from sqlib.config import PARAMS, REPORTS, REPOSITORY, Run, SqlibError, Study, digest
+from sqlib.files import write_atomically
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
     import pandas
     import torch
+
+    from sqlib.sweeps import Trial
 
 FORMAT = 1
 PACKED = "packed.safetensors"
@@ -46,11 +48,14 @@ PACKAGES = (
 # training run these are the modules that decide its numbers; how the pages look is redone without training.
 SOURCES = {
     "train": ("2_train.ipynb", "data", "quant", "models", "saliency", "train", "metrics"),
+    "sweep_trial": ("data", "quant", "models", "saliency", "train", "metrics"),
+    "post_training": ("post_training", "data", "quant", "models", "saliency", "metrics"),
     "data": ("1_data.ipynb", "data", "plots"),
     "saliency": ("3_saliency.ipynb", "data", "quant", "models", "saliency", "metrics", "plots"),
     "compare": ("4_compare.ipynb", "data", "quant", "models", "saliency", "metrics", "plots"),
     "tables": ("5_tables.ipynb", "plots", "metrics"),
     "claims": ("6_claims.ipynb", "claims", "stats", "plots"),
+    "sweep": ("7_parameters.ipynb", "sweeps", "plots"),
     "index": ("index", "pages", "templates/*", "templates/*/*"),
 }
 
@@ -61,33 +66,7 @@ def reports_root() -> Path:
     return Path(chosen).expanduser().resolve() if chosen else REPORTS
 
 
-# ---- files ---------------------------------------------------------------------------------------------------------
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path` (folders are made) whole and safe on disk, or leave what was there.
-
-    Errors (SqlibError): the disk is full, the folder is read-only, ...
-    """
-    path = Path(path)
-    part = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            part = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o644)
-        os.replace(part, path)
-    except BaseException as error:
-        if part is not None:
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise SqlibError(f"cannot write {path}: {error.strerror or error}") from None
-        raise
+# ---- JSON ------------------------------------------------------------------------------------------------------------
 
 
 def to_json(value: Any) -> bytes:
@@ -316,10 +295,12 @@ def describe_run(run: Run) -> "pandas.DataFrame":
         "training": run.training.replace("_", "-"),
         "seed": run.seed,
         "training images": f"{p.images:,}, {run.epochs} epoch{'s' * (run.epochs > 1)} in batches of {p.batch_size}",
+        **({"shift": f"each image up to {p.shift} pixels in both directions, anew each time"} if p.shift else {}),
         "learning rate": f"{p.learning_rate:g} at its peak, weight decay {p.weight_decay:g}",
     }
     if not run.setup.is_float:
-        rows["weights"] = f"{run.setup.weight_method}{', zero-aligned' if run.setup.zero_aligned else ''}"
+        rows["weights"] = f"{run.setup.weight_method}{', zero-aligned' * run.setup.zero_aligned}"
+        rows["weights"] += ", a clip for each channel" if run.setup.per_channel else ", a clip for each layer"
         rows["PACT clip"] = f"starts at {clip.start:g}, penalty {clip.penalty:g}, learning rate {clip.learning_rate:g}"
     if run.training == "saliency_guided":
         rows["guidance"] = (
@@ -450,6 +431,8 @@ def write_stamps(study: Study, reports_folder: Path) -> list[Path]:
     """
     reports_folder = Path(reports_folder)
     stamps = {run.folder(reports_folder) / "parameters.json": run_stamp(run) for run in study.runs()}
+    for trial in trials_of(study):
+        stamps[trial.stamp_path(reports_folder)] = trial.stamp()
     for name, content in page_stamps(study).items():
         stamps[reports_folder / "stamps" / f"{name}.json"] = content
     changed = []
@@ -459,6 +442,13 @@ def write_stamps(study: Study, reports_folder: Path) -> list[Path]:
             write_atomically(path, data)
             changed.append(path)
     return changed
+
+
+def trials_of(study: Study) -> list["Trial"]:
+    """Every trial of every sweep of a study."""
+    from sqlib import sweeps
+
+    return [trial for name in study.sweeps for trial in sweeps.trials(study, sweeps.load_sweep(name))]
 
 
 def run_stamp(run: Run) -> dict[str, Any]:
@@ -478,6 +468,11 @@ def page_stamps(study: Study) -> dict[str, dict[str, Any]]:
     stamps["tables"] = {"runs": [run.id for run in runs], "sources": sources_of("tables")}
     stated = hashlib.sha256((PARAMS / "claims.yaml").read_bytes()).hexdigest()
     stamps["claims"] = {"runs": [run.id for run in runs], "claims": stated, "sources": sources_of("claims")}
+    setups = [setup.model_dump(mode="json") for setup in study.setups]
+    stamps["post_training"] = {"setups": setups, "sources": sources_of("post_training")}
+    for name in study.sweeps:
+        stated = hashlib.sha256((PARAMS / "sweeps" / f"{name}.yaml").read_bytes()).hexdigest()
+        stamps[f"sweep_{name}"] = {"sweep": stated, "sources": sources_of("sweep")}
     stamps["index"] = {"study": study.model_dump(mode="json"), "sources": sources_of("index")}
     return stamps
 

@@ -69,6 +69,20 @@ def warm_cosine(step: int, steps: int, warm: float = 0.15) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / max(1, steps + 1 - rise)))
 
 
+def shifted(images: Tensor, pixels: int, generator: torch.Generator | None = None) -> Tensor:
+    """Images (N,C,H,W), each moved by -pixels to pixels (drawn evenly) in both directions, zeros behind them."""
+    if pixels == 0:
+        return images
+    n, channels, height, width = images.shape
+    padded = F.pad(images, [pixels] * 4)
+    offsets = torch.randint(2 * pixels + 1, (2, n), generator=generator, device=images.device)
+    rows = (offsets[0].view(n, 1) + torch.arange(height, device=images.device)).view(n, 1, height, 1)
+    columns = (offsets[1].view(n, 1) + torch.arange(width, device=images.device)).view(n, 1, 1, width)
+    sample = torch.arange(n, device=images.device).view(n, 1, 1, 1)
+    channel = torch.arange(channels, device=images.device).view(1, channels, 1, 1)
+    return padded[sample, channel, rows, columns]
+
+
 def guided_loss(
     model: Network, images: Tensor, labels: Tensor, guidance: Guidance, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
@@ -126,12 +140,14 @@ def fit(
     optimizer, schedule = make_optimizer(model, run, steps_an_epoch * run.epochs)
     shuffle = torch.Generator().manual_seed(run.seed)
     noise = torch.Generator(device).manual_seed(run.seed + 1)
+    places = torch.Generator(device).manual_seed(run.seed + 2)
     history = []
     for epoch in range(1, run.epochs + 1):
         start = time.perf_counter()
         losses, right = [], []
         for batch in torch.randperm(len(images), generator=shuffle).to(device).split(p.batch_size):
-            loss, correct = train_step(model, optimizer, to_float(images[batch]), labels[batch], run, noise)
+            seen = to_float(shifted(images[batch], p.shift, places))
+            loss, correct = train_step(model, optimizer, seen, labels[batch], run, noise)
             if loss.is_cpu and not loss.isfinite():  # on a GPU looking would stall every step: there, once an epoch
                 raise _diverged(run, epoch, len(losses) + 1)
             schedule.step()
@@ -142,6 +158,8 @@ def fit(
         if not losses.isfinite().all():
             raise _diverged(run, epoch, int((~losses.isfinite()).nonzero()[0, 0]) + 1)
         logits = predict(model, val_images)
+        if not logits.isfinite().all():  # the last step of an epoch can still break what its loss did not show
+            raise _diverged(run, epoch, len(losses))
         predicted = logits.argmax(dim=1)
         maps = saliency_map(model, val_images, predicted)
         history.append(

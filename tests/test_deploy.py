@@ -37,13 +37,15 @@ SETUPS = {
         "strange", 5, 1, weight_method="minmax",
         layers={"conv2": LayerBits(weights=7, activations=6), "fc1": LayerBits(weights=6, activations=7)},
     ),
+    "channels": own_setup("channels", 2, 4, per_channel=True),
     "half": own_setup("half", 4, 4, layers={"conv1": LayerBits(weights=32), "fc1": LayerBits(activations=32)}),
 }  # fmt: skip
 
 CASES = [
     ("lenet", "w2a2", 1_000), ("lenet", "w4a4", 1_000), ("lenet", "mixed", 1_000), ("lenet", "w8a8", 1_000),
     ("lenet5", "w2a2", 10_000), ("lenet5", "w4a4", 1_000), ("lenet5", "mixed", 1_000), ("lenet5", "w3a3", 1_000),
-    ("lenet5", "aligned", 1_000), ("lenet5", "aligned2", 1_000), ("lenet5", "strange", 1_000), ("sgt_cnn", "w4a4", 100),
+    ("lenet5", "aligned", 1_000), ("lenet5", "aligned2", 1_000), ("lenet5", "channels", 1_000),
+    ("lenet5", "strange", 1_000), ("sgt_cnn", "w4a4", 100),
 ]  # fmt: skip
 
 

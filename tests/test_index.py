@@ -12,9 +12,10 @@ import pytest
 from test_pages import Elements, assert_offline, measure
 
 from sqlib.config import digest, load_study
+from sqlib.files import write_atomically
 from sqlib.index import write_index
 from sqlib.notebook import figure
-from sqlib.runs import provenance, to_json, write_atomically
+from sqlib.runs import provenance, to_json
 
 
 def fake_result(run, reports):

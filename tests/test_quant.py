@@ -407,6 +407,31 @@ def test_sawb_has_no_coefficients_for_other_bits(bits, zero_aligned):
         sawb_clip(torch.randn(10), bits, zero_aligned)
 
 
+@pytest.mark.parametrize("method, bits, zero_aligned", [("sawb", 2, False), ("dorefa", 3, False), ("minmax", 4, True)])
+def test_per_channel_is_per_tensor_for_each_output_channel(method, bits, zero_aligned):
+    weight = torch.randn(6, 3, 5, 5) * torch.tensor([0, 1e-3, 0.1, 1, 2, 30]).view(-1, 1, 1, 1)
+    codes, step, _ = weight_codes(weight, bits, method, zero_aligned, per_channel=True)
+    assert step.shape == (6, 1, 1, 1)
+    for channel, own_codes, own_step in zip(weight, codes, step, strict=True):
+        expected, expected_step, _ = weight_codes(channel, bits, method, zero_aligned)
+        assert torch.equal(own_codes, expected)
+        assert own_step.item() == pytest.approx(expected_step.item(), rel=1e-6)
+    leaf = weight.clone().requires_grad_()
+    quantised = quantize_weight(leaf, bits, method, zero_aligned, per_channel=True)
+    assert torch.equal(quantised, codes * step)
+    quantised.sum().backward()
+    assert leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["none", "pixels", "pact"])
+def test_layers_with_a_step_for_each_channel(kind):
+    x, scale = layer_input(kind, (3, 2, 10, 12))
+    conv = QuantConv2d(2, 4, 5, padding=2, pool=2, bits=4, per_channel=True)
+    check_layer(conv, x, scale, lambda x, w: F.conv2d(x, w, padding=2), pool=2)
+    x, scale = layer_input(kind, (7, 12))
+    check_layer(QuantLinear(12, 5, bits=2, per_channel=True), x, scale, F.linear)
+
+
 def test_unknown_method():
     with pytest.raises(ValueError, match="'swab'"):
         quantize_weight(torch.randn(3), 2, "swab")
@@ -437,7 +462,10 @@ def reference_layer(layer, x, scale, operation, pool=1):
     x_scale, step, weight_codes = 1.0, 1.0, weight
     x_codes = x
     if layer.bits != 32:
-        codes, step = numpy_weight_codes(layer.weight, layer.bits, layer.method, layer.zero_aligned)
+        parts = layer.weight if layer.per_channel else [layer.weight]
+        coded = [numpy_weight_codes(part, layer.bits, layer.method, layer.zero_aligned) for part in parts]
+        codes = np.stack([codes for codes, _ in coded]).reshape(layer.weight.shape)
+        step = torch.tensor([step for _, step in coded])[(...,) + (None,) * (layer.weight.dim() - 1)]
         weight_codes = torch.from_numpy(codes) + (weight - weight.detach()) / step
         if scale is not None:
             x_scale = float(scale)
@@ -446,6 +474,8 @@ def reference_layer(layer, x, scale, operation, pool=1):
     if pool > 1:
         sums = F.max_pool2d(sums, pool)
     bias_shape = (1, -1, 1, 1) if sums.ndim == 4 else (1, -1)
+    if layer.bits != 32 and layer.per_channel:
+        step = step.reshape(1, -1, *[1] * (sums.dim() - 2))
     return sums * (step / x_scale) + bias.view(bias_shape), x, weight, bias
 
 

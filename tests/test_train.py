@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sqlib import metrics, train
-from sqlib.config import Clip, Guidance, SqlibError
+from sqlib.config import Clip, Guidance, SqlibError, load_study
 from sqlib.data import to_float
 from sqlib.models import build_model
 from sqlib.saliency import saliency_map
@@ -268,3 +268,27 @@ def test_step_seconds_leaves_the_global_generator_alone(make_run):
     state = torch.get_rng_state()
     assert 0 < train.step_seconds(make_run(2, "saliency_guided"), repeats=1) < 60
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_shifted_images_are_the_image_moved_with_black_behind():
+    images = torch.arange(1, 1 + 40 * 36, dtype=torch.float32).view(40, 1, 6, 6)
+    assert train.shifted(images, 0) is images
+    moved = train.shifted(images, 1, torch.Generator().manual_seed(0))
+    found = set()
+    for image, result in zip(images, moved, strict=True):
+        places = []
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                expected = torch.zeros(1, 6, 6)
+                expected[:, max(0, down) : 6 + min(0, down), max(0, right) : 6 + min(0, right)] = image[
+                    :, max(0, -down) : 6 + min(0, -down), max(0, -right) : 6 + min(0, -right)
+                ]
+                if torch.equal(result, expected):
+                    places.append((down, right))
+        assert len(places) == 1
+        found |= set(places)
+    assert len(found) == 9
+
+
+def test_shift_is_each_data_sets_own():
+    assert {run.dataset: run.parameters.shift for run in load_study("paper").runs()} == {"mnist": 1, "fashion_mnist": 0}

@@ -1,0 +1,102 @@
+"""Post-training quantisation: a float network rounded to a setup's bits without training it again.
+
+The baseline a practitioner tries first. Weights are rounded by the setup's own quantiser; each activation's clip is the one
+that leaves the smallest mean squared error on a few hundred training images, layer after layer, so that a layer is
+calibrated on what the rounded layers before it give.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sqlib import metrics, runs
+from sqlib.config import Run, Setup, SqlibError, Study
+from sqlib.files import write_atomically
+from sqlib.models import Network, build_model, evaluating, predict
+from sqlib.quant import pact
+from sqlib.saliency import saliency_map
+
+CALIBRATION_IMAGES = 500
+CANDIDATES = 100
+"""Clips tried for each activation: equal steps up to the largest value that enters it."""
+
+
+def quantise(model: Network, setup: Setup, images: Tensor) -> Network:
+    """A copy of a float network with the bits of `setup`, in eval mode.
+
+    Args:
+        model: network with float weights and activations.
+        setup: the bits wanted.
+        images: (N,C,28,28) in [0,1], training images to calibrate the clips on.
+
+    Raises SqlibError when the network is quantised already.
+    """
+    if not model.setup.is_float:
+        raise SqlibError(f"a network of setup '{model.setup.name}' is quantised already: expected a float one")
+    with torch.random.fork_rng(devices=[]):
+        first = model.get_submodule(model.layer_names[0])
+        copy = build_model(
+            model.name, setup, first.in_channels, model.get_submodule(model.layer_names[-1]).out_features
+        )
+    copy.load_state_dict(model.state_dict(), strict=False)  # all but the clips
+    with evaluating(copy), torch.no_grad():
+        for layer, clip in copy.clips().items():
+            clip.alpha.fill_(best_clip(_entering(copy, layer, images), clip.bits))
+    return copy.eval()
+
+
+def best_clip(values: Tensor, bits: int) -> float:
+    """The clip with the smallest mean squared error of `pact(values)` against ReLU, of `CANDIDATES` (1 if all <= 0)."""
+    positive = values[values > 0].flatten()
+    if not len(positive):
+        return 1.0
+    largest = positive.max()
+    clips = [largest * k / CANDIDATES for k in range(1, CANDIDATES + 1)]
+    errors = torch.stack([(pact(positive, clip, bits) - positive).square().mean() for clip in clips])
+    return float(clips[int(errors.argmin())])
+
+
+def _entering(model: Network, layer: str, images: Tensor) -> Tensor:
+    """What enters the activation behind `layer` for these images."""
+    seen = []
+    hook = model.get_submodule(f"{layer}_act").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        model(images)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+def measure_run(study: Study, run: Run, folder: Path) -> dict[str, Any]:
+    """Quantise a finished float run at every setup of the study, measure, and write `post_training.json` into its folder.
+
+    For each setup: validation and test accuracy (fractions), dead-map rate, Gini and entropy of the test maps, clips.
+    SqlibError when the run is not there or not a float one.
+    """
+    from sqlib.data import load, stratified_indices, to_float
+
+    torch.set_num_threads(run.threads)
+    model, data = runs.load_model(folder), load(run.dataset)
+    calibration = to_float(data.train_images[stratified_indices(data.train_labels, CALIBRATION_IMAGES)])
+    val_images, test_images = to_float(data.validation_images), to_float(data.test_images[: run.evaluation.images])
+    test_labels = data.test_labels[: run.evaluation.images]
+    measured = {}
+    for setup in study.setups:
+        if setup.is_float:
+            continue
+        small = quantise(model, setup, calibration)
+        logits = predict(small, test_images)
+        maps = saliency_map(small, test_images, logits.argmax(dim=1))
+        measured[setup.name] = {
+            "val_accuracy": (predict(small, val_images).argmax(dim=1) == data.validation_labels).double().mean(),
+            "test_accuracy": (logits.argmax(dim=1) == test_labels).double().mean(),
+            "dead_map_rate": metrics.dead(maps).double().mean(),
+            "gini": metrics.gini(maps).nanmean(),
+            "entropy": metrics.entropy(maps).nanmean(),
+            "clips": {name: clip.alpha for name, clip in small.clips().items()},
+        }
+    result = {"run": run.id, "result": runs.read_result(folder)["files"], "setups": measured}
+    write_atomically(folder / "post_training.json", runs.to_json(result))
+    return result

@@ -1,0 +1,312 @@
+"""Sweeps: one parameter at a time moved away from the study's defaults, judged on validation images alone.
+
+A sweep (`params/sweeps/<name>.yaml`) starts from the parameters of a study, on a smaller budget, and names factors with the
+values to try. A trial is one variant on one data set, trained with every seed of the sweep. `decide` follows the written
+rule by which a default would be changed.
+"""
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from sqlib.config import PARAMS, Run, SqlibError, Strict, Study, digest, load_setup, nearest, read_yaml, validate
+from sqlib.files import write_atomically
+from sqlib.runs import provenance, read_json, sources_of, to_json
+
+if TYPE_CHECKING:
+    import pandas
+
+DEFAULT, BASELINE = "default", "baseline"
+MEASURES = ("val_accuracy", "val_dead_map_rate", "val_gini")
+
+
+class Override(Strict):
+    """What a variant changes: keys of a study's `training` section, and keys of a setup."""
+
+    training: dict[str, Any] = Field(default_factory=dict)
+    setup: dict[str, Any] = Field(default_factory=dict)
+
+
+class Factor(Strict):
+    """One parameter: its name for readers, what it does, and its values by label; the default is the one with `{}`."""
+
+    title: str
+    about: str
+    values: dict[str, Override]
+
+    @field_validator("values")
+    @classmethod
+    def _values(cls, values: dict[str, Override]) -> dict[str, Override]:
+        defaults = [label for label, change in values.items() if change == Override()]
+        if len(defaults) != 1 or len(values) < 2:
+            raise ValueError("needs two values or more, exactly one of them empty: {} stands for the study's default")
+        for label in values:
+            if not re.fullmatch(r"[A-Za-z0-9_.+-]+", label):
+                raise ValueError(f"label '{label}': only letters, digits and . _ + - (it names files)")
+        return values
+
+    @property
+    def default(self) -> str:
+        """The label of the study's default."""
+        return next(label for label, change in self.values.items() if change == Override())
+
+
+class Sweep(Strict):
+    """`params/sweeps/<name>.yaml`."""
+
+    name: str
+    title: str
+    setup: str
+    training: Literal["standard", "saliency_guided"] = "standard"
+    baseline_setup: str
+    baseline_training: Literal["standard", "saliency_guided"] = "standard"
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    budget: dict[str, Any] = Field(default_factory=dict)
+    most_dead_maps: Annotated[float, Field(ge=0, le=1)] = 0.005
+    factors: dict[str, Factor]
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Sweep":
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: needs at least one, and each only once")
+        if not self.factors:
+            raise ValueError("factors: needs at least one")
+        for name in self.factors:
+            if not re.fullmatch(r"[a-z0-9_]+", name) or name in (DEFAULT, BASELINE):
+                raise ValueError(f"factors: '{name}': only a-z, 0-9 and _, and not '{DEFAULT}' or '{BASELINE}'")
+        return self
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant on one data set: the runs of all seeds. `variant` is `default`, `baseline` or `<factor>=<label>`."""
+
+    sweep: str
+    dataset: str
+    variant: str
+    runs: tuple[Run, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.sweep}/{self.dataset}/{self.variant}"
+
+    def path(self, reports: Path) -> Path:
+        """Where its result is kept."""
+        return Path(reports) / "sweeps" / f"{self.id}.json"
+
+    def stamp_path(self, reports: Path) -> Path:
+        """Where its input stamp is kept."""
+        return Path(reports) / "stamps" / "sweeps" / f"{self.id}.json"
+
+    def stamp(self) -> dict[str, Any]:
+        """What its numbers depend on."""
+        return {"runs": [digest(run) for run in self.runs], "sources": sources_of("sweep_trial")}
+
+
+def load_sweep(name: str, params: Path | None = None) -> Sweep:
+    """The sweep in `<params>/sweeps/<name>.yaml`; raises SqlibError (one line) for anything amiss."""
+    path = Path(params or PARAMS) / "sweeps" / f"{name}.yaml"
+    content = read_yaml(path)
+    if "name" in content:
+        raise SqlibError(f"{path.name}: unknown key 'name': a sweep is called after its file")
+    return validate(Sweep, {**content, "name": name}, path)
+
+
+def trials(study: Study, sweep: Sweep) -> list[Trial]:
+    """Every trial of a sweep over the data sets and the first network of a study; SqlibError if an override is wrong."""
+    changes = {DEFAULT: Override()}
+    for name, factor in sweep.factors.items():
+        changes |= {f"{name}={label}": change for label, change in factor.values.items() if label != factor.default}
+    found = []
+    for dataset in study.datasets:
+        variants = {BASELINE: (sweep.baseline_setup, sweep.baseline_training, Override())}
+        variants |= {variant: (sweep.setup, sweep.training, change) for variant, change in changes.items()}
+        for variant, (setup, training, change) in variants.items():
+            runs = [_run(study, sweep, dataset, setup, training, seed, variant, change) for seed in sweep.seeds]
+            found.append(Trial(sweep.name, dataset, variant, tuple(runs)))
+    return found
+
+
+def trial_of(study: Study, trial_id: str) -> Trial:
+    """The trial with this id, `<sweep>/<dataset>/<variant>`; raises SqlibError."""
+    name = trial_id.split("/")[0]
+    if name not in study.sweeps:
+        raise SqlibError(f"study '{study.name}' has no sweep '{name}'{nearest(name, study.sweeps)}")
+    known = {trial.id: trial for trial in trials(study, load_sweep(name))}
+    if trial_id not in known:
+        raise SqlibError(f"sweep '{name}' has no trial '{trial_id}'{nearest(trial_id, known)}")
+    return known[trial_id]
+
+
+def _run(study, sweep, dataset, setup, training, seed, variant, change) -> Run:
+    base = study.model_copy(update={"setups": [load_setup(setup)]})
+    content = Run.make(base, dataset, study.networks[0], setup, training, seed).model_dump()
+    budget = {key: value for key, value in sweep.budget.items() if key != "epochs"}
+    content["parameters"] = _merged(_merged(content["parameters"], budget), change.training)
+    content["setup"] = _merged(content["setup"], change.setup)
+    content["epochs"] = content["parameters"]["epochs"] = sweep.budget.get("epochs", content["epochs"])
+    try:
+        return Run.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])).replace("parameters.", "training.")
+        raise SqlibError(f"params/sweeps/{sweep.name}.yaml: {variant}: {where}: {first['msg']}") from None
+
+
+def _merged(base: dict, change: dict) -> dict:
+    """`base` with the values of `change` put over it, mapping by mapping."""
+    nested = {key: _merged(base[key], value) for key, value in change.items() if _both_mappings(base.get(key), value)}
+    return {**base, **change, **nested}
+
+
+def _both_mappings(old: Any, new: Any) -> bool:
+    return isinstance(old, dict) and isinstance(new, dict)
+
+
+# ---- running -------------------------------------------------------------------------------------------------------
+
+
+def run_trial(trial: Trial, path: Path) -> bool:
+    """Train a trial's runs and write its result atomically; False, and nothing done, if an up-to-date one is there."""
+    import time
+
+    from sqlib import data, train
+
+    if _is_current(trial, path):
+        return False
+    started, seeds = time.time(), []
+    dataset = data.load(trial.dataset)
+    for run in trial.runs:
+        _, history = train.fit(run, dataset)
+        seeds.append({"seed": run.seed, "history": history})
+    result = {
+        "trial": trial.id,
+        "runs": [run.model_dump(mode="json") for run in trial.runs],
+        "stamp": trial.stamp(),
+        "seeds": seeds,
+        "provenance": provenance(started),
+    }
+    write_atomically(path, to_json(result))
+    return True
+
+
+def _is_current(trial: Trial, path: Path) -> bool:
+    try:
+        return read_json(path).get("stamp") == trial.stamp()
+    except SqlibError:
+        return False
+
+
+def touch_if_current(trial: Trial, reports: Path) -> None:
+    """Make a result that is right but older than its stamp look new (files copied, clock moved back)."""
+    path, stamp = trial.path(reports), trial.stamp_path(reports)
+    if path.exists() and path.stat().st_mtime < stamp.stat().st_mtime and _is_current(trial, path):
+        os.utime(path)
+
+
+def collect_trials(study: Study, sweep: Sweep, reports: Path) -> "pandas.DataFrame":
+    """One row a trained network: dataset, factor, value, variant, seed, `MEASURES`, clips and their means, seconds.
+
+    The default stands under every factor, with that factor's label; the baseline has factor and value `baseline`.
+    Trials not made yet are left out.
+    """
+    import pandas
+
+    rows = []
+    for trial in trials(study, sweep):
+        path = trial.path(reports)
+        if not path.exists():
+            continue
+        if trial.variant == DEFAULT:
+            places = [(name, factor.default) for name, factor in sweep.factors.items()]
+        elif trial.variant == BASELINE:
+            places = [(BASELINE, BASELINE)]
+        else:
+            places = [tuple(trial.variant.split("=", 1))]
+        for entry in read_json(path)["seeds"]:
+            last = entry["history"][-1]
+            measured = {key: math.nan if last[key] is None else last[key] for key in MEASURES}
+            clips = list(last["clips"].values())
+            measured["mean_clip"] = sum(clips) / len(clips) if clips else math.nan
+            measured["seconds"] = sum(epoch["seconds"] for epoch in entry["history"])
+            for factor, value in places:
+                rows.append(
+                    {
+                        "dataset": trial.dataset, "factor": factor, "value": value, "variant": trial.variant,
+                        "seed": entry["seed"], **measured,
+                    }
+                )  # fmt: skip
+    columns = ["dataset", "factor", "value", "variant", "seed", *MEASURES, "mean_clip", "seconds"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+# ---- the rule ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A value against the default, on validation: accuracy gain (fraction) with its interval, and dead maps."""
+
+    factor: str
+    value: str
+    gain: float
+    low: float
+    high: float
+    worst_data_set: float
+    most_dead_maps: float
+    gini_gain: float
+    pairs: int
+    verdict: Literal["better", "not better", "dead maps"]
+
+
+def decide(table: "pandas.DataFrame", sweep: Sweep) -> tuple[list[Comparison], dict[str, str]]:
+    """Every value against the default, and the value the rule picks for each factor.
+
+    The rule: values with more than `most_dead_maps` dead maps in any network are out. A value replaces the default only
+    if its accuracy, paired by data set and seed, is higher with a t interval that excludes 0 at 95% for the whole
+    sweep (Bonferroni: 1 - 0.05 / number of values tried), and in the mean on no data set lower. Of several such values
+    the one with the largest mean gain. If the default itself has too many dead maps, the value with the highest mean
+    accuracy among those that do not replaces it. Raises SqlibError when the default or a value is missing.
+    """
+    from scipy import stats
+
+    tried = sum(len(factor.values) - 1 for factor in sweep.factors.values())
+    found, chosen = [], {}
+    for name, factor in sweep.factors.items():
+        part = table[table["factor"] == name]
+        base = part[part["value"] == factor.default].set_index(["dataset", "seed"])
+        if base.empty:
+            raise SqlibError(f"sweep '{sweep.name}': the default has not been trained yet")
+        chosen[name], best = factor.default, 0.0
+        alive = base["val_dead_map_rate"].max() <= sweep.most_dead_maps
+        for value in factor.values:
+            if value == factor.default:
+                continue
+            here = part[part["value"] == value].set_index(["dataset", "seed"])
+            if here.empty:
+                raise SqlibError(f"sweep '{sweep.name}': {name}={value} has not been trained yet")
+            gains = (here["val_accuracy"] - base["val_accuracy"]).dropna()
+            half = math.inf
+            if len(gains) > 1:
+                half = stats.t.ppf(1 - 0.025 / tried, len(gains) - 1) * gains.std() / math.sqrt(len(gains))
+            mean, worst = gains.mean(), gains.groupby(level="dataset").mean().min()
+            dead = here["val_dead_map_rate"].max()
+            verdict = "not better"
+            if dead > sweep.most_dead_maps:
+                verdict = "dead maps"
+            elif not alive or (mean - half > 0 and worst >= 0):
+                verdict = "better"
+            comparison = Comparison(
+                factor=name, value=value, gain=mean, low=mean - half, high=mean + half, worst_data_set=worst,
+                most_dead_maps=dead, gini_gain=(here["val_gini"] - base["val_gini"]).mean(), pairs=len(gains),
+                verdict=verdict,
+            )  # fmt: skip
+            found.append(comparison)
+            if verdict == "better" and (mean > best or (not alive and chosen[name] == factor.default)):
+                chosen[name], best = value, mean
+    return found, chosen
