@@ -15,6 +15,7 @@ RUNS = [run.id for run in STUDY.runs()]
 # again and when it fails, and a page that is missing must not cost the run. `index` makes them where they are missing.
 RUN_FILES = ["model.safetensors", "per_image.safetensors", "result.json"]
 EXPLAINED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]
+DEPLOYED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0] and run.setup.all_quantised(run.network)]
 FLOATS = [run.id for run in STUDY.runs() if run.setup.is_float]
 TRIALS = {name: [trial.id for trial in trials_of(STUDY) if trial.sweep == name] for name in STUDY.sweeps}
 DATA = [f"data_{dataset}" for dataset in STUDY.datasets]
@@ -57,6 +58,7 @@ rule all:
         expand("runs/{run}/{name}", run=RUNS, name=RUN_FILES),
         expand("runs/{run}/saliency.{kind}", run=EXPLAINED, kind=["json", "html"]),
         expand("runs/{run}/post_training.json", run=FLOATS),
+        expand("runs/{run}/deployed.json", run=DEPLOYED),
         expand("sweeps/{trial}.json", trial=[trial for trials in TRIALS.values() for trial in trials]),
         expand("sweep_{sweep}.html", sweep=STUDY.sweeps),
         expand("results/sweep_{sweep}.json", sweep=STUDY.sweeps),
@@ -131,6 +133,21 @@ rule post_training:
         JOB + " post-training {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
 
 
+# The packed integer model and the ONNX file against the trained model, on every test image.
+rule deployed:
+    input:
+        "stamps/deployed.json",
+        "runs/{run}/model.safetensors",
+        "runs/{run}/result.json",
+    output:
+        "runs/{run}/deployed.json",
+    log:
+        text="logs/{run}/deployed.log",
+    threads: STUDY.threads
+    shell:
+        JOB + " deployed {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+
+
 rule trial:
     input:
         "stamps/sweeps/{trial}.json",
@@ -186,6 +203,7 @@ rule tables:
         "stamps/tables.json",
         expand("runs/{run}/result.json", run=RUNS),
         expand("runs/{run}/post_training.json", run=FLOATS),
+        expand("runs/{run}/deployed.json", run=DEPLOYED),
     output:
         "results/tables.json",
         "results/runs.csv",

@@ -146,6 +146,20 @@ def post_training(name: StudyName, run_id: RunId) -> None:
 
 
 @app.command()
+def deployed(name: StudyName, run_id: RunId) -> None:
+    """Compare a quantised run with its packed and ONNX forms, on every test image."""
+    from sqlib import deployed as forms
+
+    study = load_study(name)
+    run = study.run(run_id)
+    found = forms.measure_run(run, run.folder(runs.reports_root() / study.name))
+    for form in ("packed", "onnx"):
+        part = found[form]
+        same = f"{part['same_predictions']:,} of {part['images']:,} predictions are the trained model's"
+        print(f"{run_id}: {form}, {part['bytes']:,} bytes: {same}, logits within {part['largest_relative']:.1e}")
+
+
+@app.command()
 def saliency(name: StudyName, run_id: RunId) -> None:
     """Make the page of saliency maps of one trained run."""
     study = load_study(name)
@@ -380,7 +394,7 @@ class Page:
 # cores; they only start the estimate, which then follows the measured times.
 PAGE_SECONDS = {
     "data": 15.0, "saliency": 20.0, "compare": 25.0, "tables": 10.0, "claims": 15.0, "sweep": 10.0, "index": 6.0,
-    "post_training": 30.0,
+    "post_training": 30.0, "deployed": 25.0,
 }  # fmt: skip
 RUN_SECONDS = 12.0
 IMAGE_SECONDS = 2e-3  # for each test image measured
@@ -768,6 +782,7 @@ class Progress:
             except (SqlibError, KeyError, TypeError):
                 return f"trained {job.target}"
         words = {"data": "checked and described the data: ", "saliency": "explained ", "compare": "compared: "}
+        words |= {"deployed": "compared what is deployed: "}
         words |= {"trial": "tried ", "sweep": "judged the sweep ", "post_training": "quantised without training "}
         names = {"tables": "made the tables", "claims": "gave the claims their verdicts", "index": "wrote the index"}
         return names.get(job.rule) or words.get(job.rule, f"{job.rule} ") + job.target.removeprefix("compare_")

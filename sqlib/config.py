@@ -120,6 +120,11 @@ class Setup(Strict):
         for layer in self.layers:
             self.bits(layer, network)
 
+    def all_quantised(self, network: str) -> bool:
+        """Whether every layer of `network` has integer weights and every activation integer codes: it runs in integers."""
+        *hidden, last = (self.bits(layer, network) for layer in NETWORK_LAYERS[network])
+        return last[0] != FLOAT and all(FLOAT not in bits for bits in hidden)
+
     @property
     def is_float(self) -> bool:
         """Whether nothing at all is quantised."""

@@ -723,6 +723,29 @@ def runs_of(study: Study, reports: Path) -> "tuple[pandas.DataFrame, list[str], 
     return rows.iloc[order].reset_index(drop=True), missing, listed
 
 
+def deployed_of(study: Study, reports: Path):
+    """One row a run whose packed and ONNX forms were compared with it (`sqlib.deployed`): a table to show."""
+    import pandas
+
+    rows = []
+    for run in study.runs():
+        path = run.folder(reports) / "deployed.json"
+        if path.exists():
+            found = read_json(path)
+            row = {
+                "data set": dataset_title(run.dataset),
+                "setup": run.setup.name,
+                "training": f"{training_title(run.training)}, seed {run.seed}",
+            }
+            for form, words in (("packed", "integer model"), ("onnx", "ONNX")):
+                part = found[form]
+                row[f"{words}, same predictions"] = f"{part['same_predictions']:,} of {part['images']:,}"
+                row[f"{words}, logits"] = f"{part['largest_relative']:.1e}" if part["largest_relative"] else "0"
+                row[f"{words}, file, kB"] = f"{part['bytes'] / 1000:,.1f}"
+            rows.append(row)
+    return pandas.DataFrame(rows)
+
+
 def reference_setup(study: Study) -> str:
     """The setup that the others are compared with: the first that is not quantised, else the study's first."""
     return next((setup.name for setup in study.setups if setup.is_float), study.setups[0].name)
@@ -760,6 +783,7 @@ MEASURES = {
     # column of runs.csv: (heading with the better direction, factor, decimals)
     "val_accuracy": ("validation accuracy, % ↑", 100, 2),
     "test_accuracy": ("test accuracy, % ↑", 100, 2),
+    "post_training_accuracy": ("float rounded afterwards, test accuracy, % ↑", 100, 2),
     "gini": ("Gini ↑", 1, 3),
     "entropy": ("entropy ↓", 1, 3),
     "total_variation": ("total variation ↓", 1, 3),

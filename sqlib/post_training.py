@@ -72,7 +72,8 @@ def _entering(model: Network, layer: str, images: Tensor) -> Tensor:
 def measure_run(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     """Quantise a finished float run at every setup of the study, measure, and write `post_training.json` into its folder.
 
-    For each setup: validation and test accuracy (fractions), dead-map rate, Gini and entropy of the test maps, clips.
+    For each setup: accuracy on validation (`val_accuracy`) and test images (`accuracy`; fractions), dead-map rate, Gini
+    and entropy of the test maps, clips.
     SqlibError when the run is not there or not a float one.
     """
     from sqlib.data import load, stratified_indices, to_float
@@ -91,7 +92,7 @@ def measure_run(study: Study, run: Run, folder: Path) -> dict[str, Any]:
         maps = saliency_map(small, test_images, logits.argmax(dim=1))
         measured[setup.name] = {
             "val_accuracy": (predict(small, val_images).argmax(dim=1) == data.validation_labels).double().mean(),
-            "test_accuracy": (logits.argmax(dim=1) == test_labels).double().mean(),
+            "accuracy": (logits.argmax(dim=1) == test_labels).double().mean(),
             "dead_map_rate": metrics.dead(maps).double().mean(),
             "gini": metrics.gini(maps).nanmean(),
             "entropy": metrics.entropy(maps).nanmean(),

@@ -50,8 +50,9 @@ SOURCES = {
     "train": ("2_train.ipynb", "data", "quant", "models", "saliency", "train", "metrics"),
     "sweep_trial": ("data", "quant", "models", "saliency", "train", "metrics"),
     "post_training": ("post_training", "data", "quant", "models", "saliency", "metrics"),
+    "deployed": ("deployed", "deploy", "onnx_export", "data", "quant", "models"),
     "data": ("1_data.ipynb", "data", "plots"),
-    "saliency": ("3_saliency.ipynb", "data", "quant", "models", "saliency", "metrics", "plots"),
+    "saliency": ("3_saliency.ipynb", "data", "quant", "models", "saliency", "metrics", "plots", "inside"),
     "compare": ("4_compare.ipynb", "data", "quant", "models", "saliency", "metrics", "plots"),
     "tables": ("5_tables.ipynb", "plots", "metrics"),
     "claims": ("6_claims.ipynb", "claims", "stats", "plots"),
@@ -324,7 +325,7 @@ def collect(study: Study | None, reports_folder: Path) -> "pandas.DataFrame":
         folders = sorted(path.parent for path in runs.glob("*/*/*/*/seed*/result.json"))
     else:
         folders = [run.folder(reports_folder) for run in study.runs()]
-    rows = []
+    rows, rounded = [], _post_training(runs)
     for folder in folders:
         if not (folder / "result.json").exists():
             continue
@@ -332,13 +333,25 @@ def collect(study: Study | None, reports_folder: Path) -> "pandas.DataFrame":
         keys = {"dataset": run.dataset, "network": run.network, "setup": run.setup.name, "training": run.training}
         packed = folder / PACKED
         size = {"packed_bytes": packed.stat().st_size} if packed.exists() else {}
-        rows.append({**keys, "seed": run.seed, **result["metrics"], **size})
+        afterwards = rounded.get((*keys.values(), run.seed), {})
+        rows.append({**keys, "seed": run.seed, **result["metrics"], **size, **afterwards})
     table = pandas.DataFrame(rows)
     others = [column for column in table.columns if column not in FIRST_COLUMNS]
     table = table.reindex(columns=[*FIRST_COLUMNS, *others])
     numbers = [column for column in table.columns if column not in FIRST_COLUMNS[:4]]
     table[numbers] = table[numbers].apply(pandas.to_numeric)
     return table
+
+
+def _post_training(runs: Path) -> dict[tuple, dict[str, float]]:
+    """What post-training quantisation of the float runs gave, by (dataset, network, setup, training, seed) it stands beside."""
+    found = {}
+    for path in runs.glob("*/*/*/*/seed*/post_training.json"):
+        dataset, network, _, training, seed = path.parent.relative_to(runs).parts
+        for setup, measured in read_json(path)["setups"].items():
+            values = {f"post_training_{key}": measured[key] for key in ("accuracy", "dead_map_rate", "gini")}
+            found[dataset, network, setup, training, int(seed.removeprefix("seed"))] = values
+    return found
 
 
 # ---- provenance ----------------------------------------------------------------------------------------------------
@@ -470,6 +483,7 @@ def page_stamps(study: Study) -> dict[str, dict[str, Any]]:
     stamps["claims"] = {"runs": [run.id for run in runs], "claims": stated, "sources": sources_of("claims")}
     setups = [setup.model_dump(mode="json") for setup in study.setups]
     stamps["post_training"] = {"setups": setups, "sources": sources_of("post_training")}
+    stamps["deployed"] = {"sources": sources_of("deployed")}
     for name in study.sweeps:
         stated = hashlib.sha256((PARAMS / "sweeps" / f"{name}.yaml").read_bytes()).hexdigest()
         stamps[f"sweep_{name}"] = {"sweep": stated, "sources": sources_of("sweep")}

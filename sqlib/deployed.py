@@ -1,0 +1,74 @@
+"""Does what is deployed answer as what was trained? The packed integer model and the ONNX file against torch, image by image."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sqlib import runs
+from sqlib.config import Run, SqlibError
+from sqlib.data import load, to_float
+from sqlib.deploy import IntegerModel
+from sqlib.files import write_atomically
+from sqlib.models import predict
+from sqlib.onnx_export import export_onnx
+
+
+def compare(trained: np.ndarray, deployed: np.ndarray) -> dict[str, Any]:
+    """Two arrays of logits (N,classes): on how many images the predictions agree, and how far apart the logits are.
+
+    `largest_relative`: the largest difference of two logits over the largest absolute logit of that image.
+    """
+    scale = np.abs(trained).max(axis=1, keepdims=True)
+    apart = np.abs(deployed.astype(np.float64) - trained) / np.maximum(scale, np.finfo(np.float32).tiny)
+    return {
+        "images": len(trained),
+        "same_predictions": int((trained.argmax(axis=1) == deployed.argmax(axis=1)).sum()),
+        "largest_relative": float(apart.max()),
+        "equal_bit_for_bit": bool(np.array_equal(trained, deployed)),
+    }
+
+
+def onnx_logits(path: Path, images: np.ndarray, batch: int = 500) -> np.ndarray:
+    """Logits (N,classes) of an ONNX file for float images (N,C,28,28), by onnxruntime on one thread; SqlibError if absent."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise SqlibError(
+            "running ONNX files needs the package 'onnxruntime': install it into this environment"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    parts = [images[start : start + batch] for start in range(0, len(images), batch)]
+    return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
+
+
+def measure_run(run: Run, folder: Path) -> dict[str, Any]:
+    """Compare a finished quantised run with its packed and ONNX forms on its test images; writes `deployed.json`.
+
+    Keys `packed` and `onnx`, as `compare`, each with `bytes`, the size of its file. SqlibError when the run is not there
+    or has a float layer.
+    """
+    torch.set_num_threads(run.threads)
+    model, data = runs.load_model(folder), load(run.dataset)
+    pixels = data.test_images[: run.evaluation.images]
+    images = to_float(pixels)
+    trained = predict(model, images).numpy()
+    packed = runs.pack_run(folder)
+    onnx = folder / ".deployed.onnx"
+    try:
+        size = export_onnx(model, onnx)
+        result = {
+            "run": run.id,
+            "packed": {
+                "bytes": packed.stat().st_size,
+                **compare(trained, IntegerModel.load(packed).logits(pixels.numpy())),
+            },
+            "onnx": {"bytes": size, **compare(trained, onnx_logits(onnx, images.numpy()))},
+        }
+    finally:
+        onnx.unlink(missing_ok=True)
+    write_atomically(folder / "deployed.json", runs.to_json(result))
+    return result
