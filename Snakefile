@@ -7,7 +7,8 @@
 import sys
 
 from sqlib.config import load_study
-from sqlib.runs import compare_page, reports_root, trials_of
+from sqlib.runs import compare_page, reports_root
+from sqlib.sweeps import trials_of
 
 STUDY = load_study(config.get("study", "paper"))
 RUNS = [run.id for run in STUDY.runs()]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlib import runs
 from sqlib.config import SqlibError, Study
+from sqlib.sweeps import trials_of
 
 LIMIT_BYTES = 15_000_000
 
@@ -45,7 +46,7 @@ def copy_selection(study: Study, reports: Path, target: Path) -> list[str]:
     always += [run.folder(reports) / name for run in study.runs() for name in ("result.json", "parameters.json")]
     beside = [run.folder(reports) / name for run in study.runs() for name in ("post_training.json", "deployed.json")]
     always += [path for path in beside if path.exists()]
-    always += [trial.path(reports) for trial in runs.trials_of(study) if trial.path(reports).exists()]
+    always += [trial.path(reports) for trial in trials_of(study) if trial.path(reports).exists()]
     always += [run.folder(reports) / ("model.safetensors" if run.setup.is_float else runs.PACKED) for run in first]
     pages = [run.folder(reports) / name for name in ("saliency.html", "train.html") for run in first]
     size, left_out = 0, []

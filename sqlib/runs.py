@@ -1,8 +1,7 @@
 """What a run leaves behind: its folder of files, where they came from, and the stamps that say what it depends on.
 
 A run folder holds `result.json`, `model.safetensors` and `per_image.safetensors`. Each file appears whole or not at
-all, and `result.json` is written last, so a folder with a valid `result.json` is a finished run. `write_stamps` writes
-the small files by which Snakemake sees what has to be made again.
+all, and `result.json` is written last, so a folder with a valid `result.json` is a finished run.
 """
 
 import ast
@@ -23,14 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sqlib.config import PARAMS, REPORTS, REPOSITORY, Run, SqlibError, Study, digest
+from sqlib.config import REPORTS, REPOSITORY, Run, SqlibError, Study, digest
 from sqlib.files import write_atomically
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
     import pandas
     import torch
-
-    from sqlib.sweeps import Trial
 
 FORMAT = 1
 PACKED = "packed.safetensors"
@@ -436,59 +433,9 @@ def data_sums(dataset: str) -> dict[str, str]:
 # ---- stamps: what has to be made again -----------------------------------------------------------------------------
 
 
-def write_stamps(study: Study, reports_folder: Path) -> list[Path]:
-    """Write the input stamps of every job of a study, but touch only files whose content changes; return those.
-
-    `runs/<id>/parameters.json` holds a resolved run and the digests of what its numbers depend on; `stamps/<page>.json`
-    the same for every other page. Snakemake compares their times with those of the outputs.
-    """
-    reports_folder = Path(reports_folder)
-    stamps = {run.folder(reports_folder) / "parameters.json": run_stamp(run) for run in study.runs()}
-    for trial in trials_of(study):
-        stamps[trial.stamp_path(reports_folder)] = trial.stamp()
-    for name, content in page_stamps(study).items():
-        stamps[reports_folder / "stamps" / f"{name}.json"] = content
-    changed = []
-    for path, content in stamps.items():
-        data = to_json(content)
-        if not path.exists() or path.read_bytes() != data:
-            write_atomically(path, data)
-            changed.append(path)
-    return changed
-
-
-def trials_of(study: Study) -> list["Trial"]:
-    """Every trial of every sweep of a study."""
-    from sqlib import sweeps
-
-    return [trial for name in study.sweeps for trial in sweeps.trials(study, sweeps.load_sweep(name))]
-
-
 def run_stamp(run: Run) -> dict[str, Any]:
     """What a run's numbers depend on: its parameters and the sources of `SOURCES["train"]`."""
     return {"run": run.model_dump(mode="json"), "digest": digest(run), "sources": sources_of("train")}
-
-
-def page_stamps(study: Study) -> dict[str, dict[str, Any]]:
-    """The stamps of all pages but those of single runs, by name."""
-    runs = study.runs()
-    stamps: dict[str, dict[str, Any]] = {"saliency": {"sources": sources_of("saliency")}}
-    for dataset in study.datasets:
-        stamps[f"data_{dataset}"] = {"dataset": dataset, "sources": sources_of("data")}
-        for network in study.networks:
-            ids = [run.id for run in runs if (run.dataset, run.network) == (dataset, network)]
-            stamps[compare_page(study, dataset, network)] = {"runs": ids, "sources": sources_of("compare")}
-    stamps["tables"] = {"runs": [run.id for run in runs], "sources": sources_of("tables")}
-    stated = hashlib.sha256((PARAMS / "claims.yaml").read_bytes()).hexdigest()
-    stamps["claims"] = {"runs": [run.id for run in runs], "claims": stated, "sources": sources_of("claims")}
-    setups = [setup.model_dump(mode="json") for setup in study.setups]
-    stamps["post_training"] = {"setups": setups, "sources": sources_of("post_training")}
-    stamps["deployed"] = {"sources": sources_of("deployed")}
-    for name in study.sweeps:
-        stated = hashlib.sha256((PARAMS / "sweeps" / f"{name}.yaml").read_bytes()).hexdigest()
-        stamps[f"sweep_{name}"] = {"sweep": stated, "sources": sources_of("sweep")}
-    stamps["index"] = {"study": study.model_dump(mode="json"), "sources": sources_of("index")}
-    return stamps
 
 
 def compare_page(study: Study, dataset: str, network: str) -> str:

@@ -8,6 +8,7 @@ rule by which a default would be changed.
 import math
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -107,6 +108,10 @@ class Trial:
         """What its numbers depend on."""
         return {"runs": [digest(run) for run in self.runs], "sources": sources_of("sweep_trial")}
 
+    def is_current(self, reports: Path) -> bool:
+        """Whether its result is there and belongs to its parameters and sources as they are now."""
+        return _is_current(self, self.path(reports))
+
 
 def load_sweep(name: str, params: Path | None = None) -> Sweep:
     """The sweep in `<params>/sweeps/<name>.yaml`; raises SqlibError (one line) for anything amiss."""
@@ -130,6 +135,11 @@ def trials(study: Study, sweep: Sweep) -> list[Trial]:
             runs = [_run(study, sweep, dataset, setup, training, seed, variant, change) for seed in sweep.seeds]
             found.append(Trial(sweep.name, dataset, variant, tuple(runs)))
     return found
+
+
+def trials_of(study: Study) -> list[Trial]:
+    """Every trial of every sweep of a study."""
+    return [trial for name in study.sweeps for trial in trials(study, load_sweep(name))]
 
 
 def trial_of(study: Study, trial_id: str) -> Trial:
@@ -173,8 +183,6 @@ def _both_mappings(old: Any, new: Any) -> bool:
 
 def run_trial(trial: Trial, path: Path) -> bool:
     """Train a trial's runs and write its result atomically; False, and nothing done, if an up-to-date one is there."""
-    import time
-
     from sqlib import data, train
 
     if _is_current(trial, path):
@@ -205,7 +213,7 @@ def _is_current(trial: Trial, path: Path) -> bool:
 def touch_if_current(trial: Trial, reports: Path) -> None:
     """Make a result that is right but older than its stamp look new (files copied, clock moved back)."""
     path, stamp = trial.path(reports), trial.stamp_path(reports)
-    if path.exists() and path.stat().st_mtime < stamp.stat().st_mtime and _is_current(trial, path):
+    if path.exists() and path.stat().st_mtime < stamp.stat().st_mtime and trial.is_current(reports):
         os.utime(path)
 
 

@@ -70,17 +70,18 @@ def warm_cosine(step: int, steps: int, warm: float = 0.15) -> float:
 
 
 def shifted(images: Tensor, pixels: int, generator: torch.Generator | None = None) -> Tensor:
-    """Images (N,C,H,W), each moved by -pixels to pixels (drawn evenly) in both directions, zeros behind them."""
+    """Images (N,H,W) or (N,C,H,W), each moved by -pixels to pixels (drawn evenly) in both directions, zeros behind them."""
     if pixels == 0:
         return images
-    n, channels, height, width = images.shape
-    padded = F.pad(images, [pixels] * 4)
-    offsets = torch.randint(2 * pixels + 1, (2, n), generator=generator, device=images.device)
-    rows = (offsets[0].view(n, 1) + torch.arange(height, device=images.device)).view(n, 1, height, 1)
-    columns = (offsets[1].view(n, 1) + torch.arange(width, device=images.device)).view(n, 1, 1, width)
-    sample = torch.arange(n, device=images.device).view(n, 1, 1, 1)
-    channel = torch.arange(channels, device=images.device).view(1, channels, 1, 1)
-    return padded[sample, channel, rows, columns]
+    height, width = images.shape[-2:]
+    stacked = images.reshape(len(images), -1, height, width)
+    padded = F.pad(stacked, [pixels] * 4)
+    down, right = torch.randint(2 * pixels + 1, (2, len(images), 1), generator=generator, device=images.device)
+    rows = (down + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (right + torch.arange(width, device=images.device))[:, None, None, :]
+    sample = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channel = torch.arange(stacked.shape[1], device=images.device)[None, :, None, None]
+    return padded[sample, channel, rows, columns].reshape(images.shape)
 
 
 def guided_loss(

@@ -11,6 +11,7 @@ import torch
 from sqlib import runs
 from sqlib.config import SqlibError, load_study
 from sqlib.models import build_model
+from sqlib.stamps import write_stamps
 
 METRICS = {"val_accuracy": 0.5, "test_accuracy": 0.4, "gini": float("nan"), "train_seconds": 1.5, "anything": 3}
 
@@ -27,7 +28,7 @@ def saved(study, tmp_path):
     folder = run.folder(tmp_path)
     torch.manual_seed(0)
     model = build_model(run.network, run.setup)
-    runs.write_stamps(study, tmp_path)
+    write_stamps(study, tmp_path)
     per_image = {"prediction": torch.arange(5), "gini": torch.tensor([0.1, 0.2, 0.3, 0.4, float("nan")])}
     curves = {"fractions": [0.0, 0.1], "deletion": [1.0, 0.5], "random": [1.0, 0.9]}
     runs.save_run(folder, run, model, [{"epoch": 1}], METRICS, curves, per_image, time.time() - 2)
@@ -167,38 +168,7 @@ def test_collect_of_nothing_has_the_columns(study, tmp_path):
     assert tuple(table.columns) == runs.FIRST_COLUMNS
 
 
-# ---- stamps --------------------------------------------------------------------------------------------------------
-
-
-def test_stamps_are_written_once(study, tmp_path):
-    first = runs.write_stamps(study, tmp_path)
-    times = {path: path.stat().st_mtime_ns for path in first}
-    assert len([path for path in first if path.name == "parameters.json"]) == len(study.runs())
-    names = {path.stem for path in first if path.parent.name == "stamps"}
-    assert names == {
-        "data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist", "saliency", "tables", "claims", "index",
-    }  # fmt: skip
-    assert runs.write_stamps(study, tmp_path) == []
-    assert times == {path: path.stat().st_mtime_ns for path in first}
-
-
-def test_a_changed_parameter_moves_exactly_the_runs_it_is_in(study, tmp_path):
-    def with_epochs(**epochs):
-        return study.model_copy(update={"training": study.training.model_copy(update={"epochs": epochs})})
-
-    runs.write_stamps(with_epochs(mnist=1, fashion_mnist=1), tmp_path)
-    changed = runs.write_stamps(with_epochs(mnist=1, fashion_mnist=2), tmp_path)
-    moved = {path.relative_to(tmp_path / "runs").parts[0] for path in changed if path.name == "parameters.json"}
-    assert moved == {"fashion_mnist"}
-
-
-def test_a_new_seed_moves_no_run_that_is_there(study, tmp_path):
-    before = set(runs.write_stamps(study, tmp_path))
-    changed = runs.write_stamps(study.model_copy(update={"seeds": [0, 1]}), tmp_path)
-    assert not {path for path in changed if path.name == "parameters.json"} & before
-    assert {path.stem for path in changed if path in before} == {
-        "compare_mnist", "compare_fashion_mnist", "tables", "claims", "index",
-    }  # fmt: skip
+# ---- digests of sources ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -180,6 +180,11 @@ def test_the_same_run_twice_gives_the_same_bytes(training, network, make_run, bl
     assert not model.training
 
 
+def test_shifting_the_images_gives_another_model_and_the_same_one_again(make_run, blobs):
+    plain, moved, again = (train.fit(make_run(32, shift=shift), blobs)[0].fc3.weight for shift in (0, 1, 1))
+    assert torch.equal(moved, again) and not torch.equal(plain, moved)
+
+
 def test_another_seed_is_another_model(make_run, blobs):
     models = [train.fit(make_run(seed=seed), blobs)[0] for seed in (0, 1)]
     assert not torch.equal(models[0].fc3.weight, models[1].fc3.weight)
@@ -273,6 +278,9 @@ def test_step_seconds_leaves_the_global_generator_alone(make_run):
 def test_shifted_images_are_the_image_moved_with_black_behind():
     images = torch.arange(1, 1 + 40 * 36, dtype=torch.float32).view(40, 1, 6, 6)
     assert train.shifted(images, 0) is images
+    pixels = images[:, 0].to(torch.uint8)  # as the data sets keep them
+    same = train.shifted(images.to(torch.uint8), 2, torch.Generator().manual_seed(1))
+    assert torch.equal(train.shifted(pixels, 2, torch.Generator().manual_seed(1)), same[:, 0])
     moved = train.shifted(images, 1, torch.Generator().manual_seed(0))
     found = set()
     for image, result in zip(images, moved, strict=True):

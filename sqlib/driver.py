@@ -1,0 +1,404 @@
+"""Driving Snakemake: what is to be made, how long it takes, one line for each finished job, and an orderly end."""
+
+import ctypes
+import fcntl
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlib import runs
+from sqlib.config import REPOSITORY, Run, SqlibError, Study
+from sqlib.files import write_atomically
+from sqlib.stamps import write_stamps
+from sqlib.sweeps import Trial, touch_if_current, trials_of
+
+# ---- how long it takes -------------------------------------------------------------------------------------------------
+
+
+# Seconds for what is not training: starting a kernel, importing, measuring on the test images, drawing. Measured on two
+# cores; they only start the estimate, which then follows the measured times.
+PAGE_SECONDS = {
+    "data": 15.0, "saliency": 20.0, "compare": 25.0, "tables": 10.0, "claims": 15.0, "sweep": 10.0, "index": 6.0,
+    "post_training": 30.0, "deployed": 25.0,
+}  # fmt: skip
+RUN_SECONDS = 12.0
+IMAGE_SECONDS = 2e-3  # for each test image measured
+FAITHFULNESS_SECONDS = 1e-2  # for each test image blanked step by step
+
+
+def training_seconds(wanted: list[Run], measured: bool = True) -> list[float]:
+    """Predicted seconds of each run: a few real training steps of every kind among them are timed here.
+
+    measured: whether the trained network is also measured on the test images, in a notebook (as all but trials are).
+    """
+    from sqlib.train import step_seconds
+
+    steps: dict[tuple, float] = {}
+    predicted = []
+    for run in wanted:
+        kind = (run.network, run.setup.name, run.training)
+        if kind not in steps:
+            steps[kind] = step_seconds(run)
+        seconds = run.epochs * math.ceil(run.parameters.images / run.parameters.batch_size) * steps[kind]
+        if measured:
+            evaluation = run.evaluation
+            seconds += evaluation.images * IMAGE_SECONDS + evaluation.faithfulness_images * FAITHFULNESS_SECONDS
+            seconds += RUN_SECONDS
+        predicted.append(seconds)
+    return predicted
+
+
+def duration(seconds: float) -> str:
+    """Such as '8 s', '1 min 12 s', '34 min', '2 h 05 min'."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 600:
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def about(seconds: float) -> str:
+    """A duration as rough as an estimate is: 'less than a minute', 'about 34 min', 'about 2 h 10 min'."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        minutes = 10 * round(minutes / 10)
+    return f"about {duration(60 * minutes) if minutes >= 60 else f'{minutes} min'}" if minutes else "less than a minute"
+
+
+def up_to_date(run: Run, reports: Path) -> bool:
+    """Whether a run's result belongs to the parameters and sources as they are now (its stamp may be older)."""
+    folder = run.folder(reports)
+    stamp = folder / "parameters.json"
+    return stamp.exists() and stamp.read_bytes() == runs.to_json(runs.run_stamp(run)) and runs.fault(folder) is None
+
+
+# ---- before it starts --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def exclusive(reports: Path) -> Iterator[int]:
+    """Hold the study's lock, a file descriptor; SqlibError if another process holds it.
+
+    The system frees it when its last holder ends, so a lock that Snakemake left behind is stale, and is removed.
+    """
+    path = reports / ".lock"
+    try:
+        reports.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SqlibError(f"cannot write {shown(reports)}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
+            raise SqlibError(
+                f"{shown(reports)} is being made by another process{f' ({holder})' if holder else ''}: "
+                "wait for it, or stop it"
+            ) from None
+        shutil.rmtree(reports / ".snakemake/locks", ignore_errors=True)
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()}".encode(), 0)
+        except OSError as error:
+            raise SqlibError(f"cannot write {shown(path)}: {error.strerror}") from None
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def prepare(study: Study, reports: Path) -> list[str]:
+    """Bring stamps and results in line, so that Snakemake sees what is to be made; returns what is worth saying.
+
+    A result that is damaged or belongs to other parameters or code is taken away; one that is right but looks older
+    than its stamp (files copied, clock moved back) is made to look new.
+    """
+    said = []
+    (reports / "logs").mkdir(parents=True, exist_ok=True)
+    write_stamps(study, reports)
+    for run in study.runs():
+        folder = run.folder(reports)
+        if not (folder / "result.json").exists():
+            continue
+        if fault := runs.fault(folder):
+            (folder / "result.json").unlink()
+            said.append(f"{run.id}: {fault.replace(str(folder) + '/', '')}; it is trained again")
+        elif (folder / "result.json").stat().st_mtime < (folder / "parameters.json").stat().st_mtime:
+            for name in ("model.safetensors", "per_image.safetensors", "result.json", runs.PACKED, "train.html"):
+                if (folder / name).exists():
+                    os.utime(folder / name)
+        if not fault and not all((folder / name).exists() for name in (runs.PACKED, "train.html")):
+            (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
+    for trial in trials_of(study):
+        touch_if_current(trial, reports)
+    if len(said) > 3:
+        said = [*said[:2], f"... and {len(said) - 2} more runs are trained again, for the like reasons"]
+    return said
+
+
+@dataclass
+class Job:
+    """One job as Snakemake lists it. rule: train, data, ...; target: the run, data set or page it is about."""
+
+    rule: str
+    target: str
+    log: str
+    predicted: float = 10.0
+    started: float | None = None
+
+
+class Listing:
+    """Reads Snakemake's output line by line; `feed` returns ("started" | "finished" | "failed", job number, Job)."""
+
+    def __init__(self) -> None:
+        self._block: dict[str, str] = {}
+        self._kind = ""
+
+    def feed(self, line: str) -> tuple[str, int, Job | None] | None:
+        """One line; an event when it completes one."""
+        if found := re.match(r"Finished job ?id: (\d+)", line):
+            return "finished", int(found[1]), None
+        if found := re.match(r"(?:local)?rule (\S+):", line) or re.match(r"Error in rule (\S+):", line):
+            self._kind = "failed" if line.startswith("Error") else "started"
+            self._block = {"rule": found[1]}
+        elif self._block and (found := re.match(r"    (\w+): (.*)", line)):
+            self._block[found[1]] = found[2].strip()
+            if self._kind == "failed" and found[1] == "jobid":
+                self._block, block = {}, self._block
+                return "failed", int(block["jobid"]), None
+            if found[1] == "resources":
+                self._block, block = {}, self._block
+                return "started", int(block["jobid"]), self._job(block)
+        return None
+
+    @staticmethod
+    def _job(block: dict[str, str]) -> Job:
+        rule = re.sub(r"^train_.*", "train", block["rule"])
+        wildcards = dict(part.split("=", 1) for part in block.get("wildcards", "").split(", ") if "=" in part)
+        log = block.get("log", "").split(" (")[0].split(", ")[-1]
+        return Job(rule, next(iter(wildcards.values()), ""), log)
+
+
+def pending(snakemake: list[str], log: Path) -> dict[int, Job]:
+    """The jobs Snakemake would run now, by its number; SqlibError if it cannot tell."""
+    done = subprocess.run(
+        [*snakemake, "--dry-run"], env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    output = done.stdout + done.stderr
+    if done.returncode:
+        write_atomically(log, output.encode())
+        raise SqlibError(f"Snakemake cannot plan the study: {last_words(output)}; see {shown(log)}")
+    listing = Listing()
+    events = [event for line in output.splitlines() if (event := listing.feed(line))]
+    return {number: job for kind, number, job in events if kind == "started" and job and job.rule != "all"}
+
+
+def predict_jobs(jobs: dict[int, "Job"], wanted: list[Run], tried: list[Trial]) -> None:
+    """Set the predicted seconds of every job; `wanted` and `tried` are what jobs train, in their order."""
+    seconds = dict(zip([run.id for run in wanted], training_seconds(wanted), strict=True))
+    every = [run for trial in tried for run in trial.runs]
+    parts = iter(training_seconds(every, measured=False))
+    seconds |= {trial.id: 4.0 + sum(next(parts) for _ in trial.runs) for trial in tried}
+    for job in jobs.values():
+        trains = job.rule in ("train", "trial")
+        job.predicted = seconds[job.target] if trains else PAGE_SECONDS.get(job.rule, 10.0)
+
+
+def environment() -> dict[str, str]:
+    """Of Snakemake and its jobs: sqlib is found whether or not it is installed."""
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def last_words(output: str) -> str:
+    """The last line of a program's output that says something, or that names an error."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
+    errors = [line for line in lines if re.match(r"\w*(Error|Exception)\b.*: ?\S", line)]
+    return (errors or lines)[-1][:300]
+
+
+# ---- while it runs -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Progress:
+    """Which jobs are done, and how long the rest takes, judged by the predictions and how they held so far."""
+
+    jobs: dict[int, Job]
+    slots: int
+    reports: Path
+    started: float = field(default_factory=time.monotonic)
+    finished: dict[int, float] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def left(self) -> float:
+        """Seconds that the unfinished jobs will take on `slots` cores."""
+        now, rest = time.monotonic(), []
+        for number, job in self.jobs.items():
+            if number not in self.finished and number not in self.failed:
+                elapsed = now - job.started if job.started is not None else 0.0
+                rest.append(max(self._factor(job.rule) * job.predicted - elapsed, 0.0))
+        return max(sum(rest) / self.slots, max(rest, default=0.0))
+
+    def _factor(self, rule: str) -> float:
+        """How much longer than predicted the finished jobs of a rule took (1 while there are none)."""
+        done = [number for number in self.finished if self.jobs[number].rule == rule]
+        predicted = sum(self.jobs[number].predicted for number in done)
+        return sum(self.finished[number] for number in done) / predicted if predicted else 1.0
+
+    def start(self, number: int) -> None:
+        """Take note of a job that was started."""
+        if number in self.jobs:
+            self.jobs[number].started = time.monotonic()
+
+    def finish(self, number: int) -> str | None:
+        """Take note of a finished job; the line to print."""
+        if number not in self.jobs:
+            return None
+        job = self.jobs[number]
+        seconds = self.finished[number] = time.monotonic() - (job.started or self.started)
+        unfinished = len(self.jobs) - len(self.finished) - len(self.failed)
+        rest = f"; {about(self.left())} left" if unfinished else ""
+        return f"{self._number()} {self._did(job)}, {duration(seconds)}{rest}"
+
+    def fail(self, number: int) -> str | None:
+        """Take note of a failed job; the line to print, with its error and its log. None if that is known already."""
+        if number not in self.jobs or number in self.failed:
+            return None
+        job = self.jobs[number]
+        log = self.reports / job.log
+        try:
+            said = log.read_text(errors="replace")
+        except OSError:
+            said = "it left no log"
+        errors = re.findall(r"^error: (.*)$", said, flags=re.MULTILINE)
+        what = f"{job.rule} {job.target}".strip()
+        self.failed[number] = f"{what}: {errors[-1] if errors else last_words(said)} (log: {shown(log)})"
+        return f"{self._number()} FAILED {self.failed[number]}"
+
+    def _number(self) -> str:
+        total = str(len(self.jobs))
+        return f"[{len(self.finished) + len(self.failed):>{len(total)}}/{total}]"
+
+    def _did(self, job: Job) -> str:
+        if job.rule == "train":
+            try:
+                result = runs.read_result(self.reports / "runs" / job.target)
+                return f"trained {job.target}: test {100 * result['metrics']['test_accuracy']:.2f}%"
+            except (SqlibError, KeyError, TypeError):
+                return f"trained {job.target}"
+        words = {"data": "checked and described the data: ", "saliency": "explained ", "compare": "compared: "}
+        words |= {"deployed": "compared what is deployed: "}
+        words |= {"trial": "tried ", "sweep": "judged the sweep ", "post_training": "quantised without training "}
+        names = {"tables": "made the tables", "claims": "gave the claims their verdicts", "index": "wrote the index"}
+        return names.get(job.rule) or words.get(job.rule, f"{job.rule} ") + job.target.removeprefix("compare_")
+
+
+def drive(snakemake: list[str], log: Path, progress: Progress, lock: int) -> int:
+    """Run Snakemake, print one line for each finished job, keep all it says in `log`; returns its exit code.
+
+    Ctrl-C, SIGTERM and SIGHUP end Snakemake and its jobs, and leave as KeyboardInterrupt or SystemExit.
+    """
+
+    def stop_on(number, _frame):
+        raise SystemExit(128 + number)
+
+    old = {number: signal.signal(number, stop_on) for number in (signal.SIGTERM, signal.SIGHUP)}
+    process = subprocess.Popen(
+        snakemake, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", start_new_session=True, pass_fds=[lock],
+        preexec_fn=as_child,
+    )  # fmt: skip
+    listing = Listing()
+    try:
+        with open(log, "w", encoding="utf-8") as file:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                match listing.feed(line):
+                    case "started", number, _:
+                        progress.start(number)
+                    case "finished", number, _:
+                        tell(progress.finish(number))
+                    case "failed", number, _:
+                        tell(progress.fail(number))
+        return process.wait()
+    except OSError as error:
+        raise SqlibError(f"cannot write {shown(log)}: {error.strerror}; stopped") from None
+    except (KeyboardInterrupt, SystemExit):
+        done = len(progress.finished)
+        print(f"\nstopped; {done} of {len(progress.jobs)} jobs are done and kept: type the same command to go on")
+        raise
+    finally:
+        end(process)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def as_child() -> None:
+    """Called in Snakemake's process before it starts: it ends with this one, and can be interrupted (not so behind &)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent(signal.SIGKILL)
+
+
+def die_with_parent(number: int) -> None:
+    """Have the system send this process a signal when its parent ends, however that ends (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, number)  # 1 = PR_SET_PDEATHSIG
+
+
+def tell(line: str | None) -> None:
+    if line is not None:
+        print(line, flush=True)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process and the group it leads: asked, told, then killed."""
+    for number, patience in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        if process.poll() is not None:
+            return
+        try:
+            os.killpg(process.pid, number)
+            process.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def problems(progress: Progress, code: int, log: Path) -> None:
+    """Print what failed, and what was therefore not made."""
+    failed = [f"{progress.jobs[number].rule} {progress.jobs[number].target}".strip() for number in progress.failed]
+    if failed:
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        print(f"failed: {count(len(failed), 'job')}: {', '.join(failed[:5])}{more}", file=sys.stderr)
+    waiting = len(progress.jobs) - len(progress.finished) - len(progress.failed)
+    if waiting:
+        print(f"not made, because they need what failed: {count(waiting, 'job')}", file=sys.stderr)
+    if not progress.failed:
+        text = log.read_text(errors="replace")
+        how = f"was killed by signal {-code}" if code < 0 else f"stopped: {last_words(text)}"
+        print(f"error: Snakemake {how}; see {shown(log)}", file=sys.stderr)
+
+
+# ---- words -------------------------------------------------------------------------------------------------------------
+
+
+def shown(path: Path) -> str:
+    """A path relative to the working folder where that is shorter."""
+    short = os.path.relpath(path)
+    return short if not short.startswith("../..") else str(path)
+
+
+def count(number: int, noun: str) -> str:
+    """'1 run', '2 runs'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,106 @@
+"""The driver reads Snakemake rightly, tells how far it is, and makes again what does not belong."""
+
+import time
+
+import pytest
+
+from sqlib import driver
+from sqlib.config import load_study
+
+OUTPUT = """\
+Building DAG of jobs...
+[Mon Nov 23 12:00:00 2026]
+rule train_mnist_standard:
+    input: runs/mnist/lenet/w4a4/standard/seed1/parameters.json, results/data_mnist.json
+    output: runs/mnist/lenet/w4a4/standard/seed1/result.json
+    log: runs/mnist/lenet/w4a4/standard/seed1/notebook.ipynb, logs/mnist/lenet/w4a4/standard/seed1/train.log
+    jobid: 7
+    reason: Missing output files: runs/mnist/lenet/w4a4/standard/seed1/result.json
+    wildcards: run=mnist/lenet/w4a4/standard/seed1
+    priority: 3
+    resources: tmpdir=/tmp
+[Mon Nov 23 12:00:00 2026]
+localrule tables:
+    output: tables.html
+    log: notebooks/tables.ipynb, logs/tables.log
+    jobid: 9
+    reason: Missing output files: tables.html
+    resources: tmpdir=/tmp
+Finished jobid: 7 (Rule: train_mnist_standard)
+1 of 3 steps (33%) done
+Error in rule tables:
+    message: None
+    jobid: 9
+    log: notebooks/tables.ipynb, logs/tables.log (check log file(s) for error details)
+"""
+
+
+def events():
+    listing = driver.Listing()
+    return [event for line in OUTPUT.splitlines() if (event := listing.feed(line))]
+
+
+def test_the_driver_reads_what_snakemake_says():
+    found = events()
+    assert [(kind, number) for kind, number, _ in found] == [
+        ("started", 7), ("started", 9), ("finished", 7), ("failed", 9),
+    ]  # fmt: skip
+    job = found[0][2]
+    assert (job.rule, job.target) == ("train", "mnist/lenet/w4a4/standard/seed1")
+    assert job.log == "logs/mnist/lenet/w4a4/standard/seed1/train.log"
+    assert (found[1][2].rule, found[1][2].target) == ("tables", "")
+
+
+def test_progress_says_one_line_a_job(tmp_path):
+    jobs = {number: job for kind, number, job in events() if kind == "started"}
+    progress = driver.Progress(jobs, slots=1, reports=tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/tables.log").write_text("some words\nerror: no results\n")
+    progress.start(7)
+    assert progress.finish(7).startswith("[1/2] trained mnist/lenet/w4a4/standard/seed1, 0 s; less than a minute left")
+    assert "FAILED tables: no results (log: " in progress.fail(9)
+    assert progress.fail(9) is None
+    assert progress.finish(1) is None
+
+
+def test_the_estimate_follows_the_measured_times(tmp_path):
+    jobs = {number: driver.Job("train", str(number), "", predicted=10.0) for number in range(5)}
+    progress = driver.Progress(jobs, slots=2, reports=tmp_path)
+    assert progress.left() == pytest.approx(25)
+    jobs[0].started = time.monotonic() - 20
+    progress.finish(0)
+    assert progress.left() == pytest.approx(40, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.6, "1 min 00 s"),
+        (72, "1 min 12 s"),
+        (2040, "34 min"),
+        (3599, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert driver.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(20, "less than a minute"), (100, "about 2 min"), (4000, "about 1 h 10 min")]
+)
+def test_estimates_are_rough(seconds, text):
+    assert driver.about(seconds) == text
+
+
+def test_a_result_that_does_not_belong_is_made_again(tmp_path):
+    study = load_study("smoke")
+    folder = study.runs()[0].folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{")
+    said = driver.prepare(study, tmp_path)
+    assert not (folder / "result.json").exists()
+    assert len(said) == 1
+    assert study.runs()[0].id in said[0]
+    assert driver.prepare(study, tmp_path) == []
