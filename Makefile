@@ -7,7 +7,7 @@ PYTHON3 ?= python3
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data smoke reproduce reports publish lab test lint lock clean distclean unlock
+.PHONY: help setup data smoke reproduce reports publish check lab test lint lock clean distclean unlock
 
 # An active conda environment that has what is needed is used as it is; else .venv, built on first use.
 CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
@@ -41,6 +41,9 @@ reports: $(READY)  ## make all pages of STUDY again from the results that are th
 
 publish: $(READY)  ## copy the complete paper study to reports/reference, which is in git
 	@$(PYTHON) -m sqlib publish $(STUDY)
+
+check: $(READY)  ## hold the results of STUDY against the published ones, metric by metric
+	@$(PYTHON) -m sqlib check $(STUDY)
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PYTHON) -m jupyter lab --notebook-dir=notebooks

@@ -383,6 +383,19 @@ def unlock(name: StudyName) -> None:
 
 
 @app.command()
+def check(name: StudyName = "paper") -> None:
+    """Hold a study's results against those in reports/reference; exit code 1 if they differ or runs are missing."""
+    from sqlib import check as against
+
+    study = load_study(name)
+    root = runs.reports_root()
+    report = against.compare_studies(study, root / study.name, REPOSITORY / "reports/reference")
+    print(against.describe(report))
+    if report.moved or report.missing:
+        raise typer.Exit(1)
+
+
+@app.command()
 def publish(
     name: StudyName = "paper",
     force: Annotated[bool, typer.Option("--force", help="Publish a study other than paper.")] = False,

@@ -1,0 +1,105 @@
+"""Fresh results against published ones: identity on one machine, seed spread elsewhere, and what is missing."""
+
+import json
+
+import pytest
+
+from sqlib import check, runs
+from sqlib.config import SqlibError, digest, load_study
+
+STUDY = load_study("smoke").model_copy(update={"seeds": [0, 1, 2], "datasets": ["mnist"]})
+
+
+def write(folder, accuracy, machine="cpu A", **changes):
+    """A folder of results in which a run's accuracy is `accuracy(run)`."""
+    for run in STUDY.runs():
+        run = run.model_copy(update=changes)
+        value = accuracy(run)
+        metrics = {"test_accuracy": value, "gini": value / 2, "train_seconds": hash(str(folder)) % 100, "macs": 7}
+        provenance = {
+            "cpu": machine,
+            "platform": "x",
+            "python": "3",
+            "threads": 1,
+            "data": {},
+            "packages": {"torch": "2"},
+        }
+        result = {
+            "format": runs.FORMAT, "id": run.id, "run": run.model_dump(mode="json"), "digest": digest(run), "sources": "s",
+            "metrics": metrics, "curves": {}, "history": [], "provenance": provenance,
+        }  # fmt: skip
+        path = run.folder(folder) / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(result))
+    return folder
+
+
+def seeds(run):
+    return 0.9 + 0.001 * run.seed
+
+
+def test_the_same_machine_must_give_the_same_numbers_but_not_the_same_times(tmp_path):
+    published = write(tmp_path / "p", seeds)
+    report = check.compare_studies(STUDY, write(tmp_path / "same", seeds), published)
+    assert len(report.rows) == 3 * len(STUDY.runs()) and not report.moved and not report.missing
+    assert {row.how for row in report.rows} == {"identical"}
+    fresh = write(tmp_path / "other", lambda run: seeds(run) + 1e-9 * (run.id == "mnist/lenet/w2a2/standard/seed1"))
+    moved = check.compare_studies(STUDY, fresh, published).moved
+    assert [(row.what, row.metric) for row in moved] == [
+        ("mnist/lenet/w2a2/standard/seed1", "test_accuracy"), ("mnist/lenet/w2a2/standard/seed1", "gini"),
+    ]  # fmt: skip
+    assert "DIFFERENT: 2 of" in check.describe(check.compare_studies(STUDY, fresh, published))
+
+
+def test_elsewhere_the_tolerance_is_what_seeds_make_of_it(tmp_path):
+    published = write(tmp_path / "p", seeds)
+    groups = len(STUDY.setups) * len(STUDY.trainings)
+    # By hand: sd within a group is 0.001 everywhere; 8 groups x 2 metrics with spread; 16 degrees of freedom.
+    assert groups == 8
+    tolerance = 3.4748 * 0.001 * (2 / 3) ** 0.5  # t(16), two-sided, at 0.05 / 16
+
+    def elsewhere(name, by):
+        fresh = write(tmp_path / name, lambda run: seeds(run) + by * (run.setup.name == "w4a4"), machine="cpu B")
+        return check.compare_studies(STUDY, fresh, published)
+
+    near, far = elsewhere("near", 0.99 * tolerance), elsewhere("far", 1.01 * tolerance)
+    row = next(row for row in near.rows if row.metric == "test_accuracy" and "w4a4" in row.what)
+    assert row.how == "seed spread"
+    assert row.tolerance == pytest.approx(tolerance, rel=1e-4)
+    assert not near.moved
+    assert {row.what for row in far.moved} == {"mnist/lenet/w4a4/standard", "mnist/lenet/w4a4/saliency_guided"}
+    assert not elsewhere("equal", 0.0).moved
+    assert elsewhere("much", 0.05).moved
+
+
+def test_what_follows_from_the_network_must_be_equal_everywhere(tmp_path):
+    published, fresh = write(tmp_path / "p", seeds), write(tmp_path / "f", seeds, machine="cpu B")
+    path = fresh / "runs/mnist/lenet/w2a2/standard/seed0/result.json"
+    result = json.loads(path.read_text())
+    result["metrics"]["macs"] = 8
+    path.write_text(json.dumps(result))
+    assert [(row.metric, row.how) for row in check.compare_studies(STUDY, fresh, published).moved] == [
+        ("macs", "fixed")
+    ]
+
+
+def test_missing_runs_and_other_parameters_are_told_and_not_compared(tmp_path):
+    published, fresh = write(tmp_path / "p", seeds), write(tmp_path / "f", seeds)
+    first, second = STUDY.runs()[:2]
+    (first.folder(fresh) / "result.json").unlink()
+    path = second.folder(fresh) / "result.json"
+    result = json.loads(path.read_text())
+    result["digest"] = "another"
+    path.write_text(json.dumps(result))
+    report = check.compare_studies(STUDY, fresh, published)
+    assert report.missing == {first.id: "not made yet", second.id: "published with other parameters"}
+    assert "not compared: 2 runs" in check.describe(report)
+    assert check.describe(report).endswith("as far as there are results")
+
+
+def test_nothing_to_compare_is_an_error(tmp_path):
+    published = write(tmp_path / "p", seeds)
+    with pytest.raises(SqlibError, match="make reproduce STUDY=smoke"):
+        check.compare_studies(STUDY, tmp_path / "none", published)
+    with pytest.raises(SqlibError, match="no published results"):
+        check.compare_studies(STUDY, published, tmp_path / "none")
