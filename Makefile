@@ -7,7 +7,7 @@ PYTHON3 ?= python3
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data smoke reproduce reports publish lab test lint lock clean distclean unlock
+.PHONY: help setup data smoke reproduce reports publish lab test lint bench profile lock clean distclean unlock
 
 # An active conda environment that has what is needed is used as it is; else .venv, built on first use.
 CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
@@ -51,6 +51,12 @@ test: $(READY)  ## run all tests, with the smoke study end to end (15 minutes at
 lint: $(READY)  ## check style and formatting
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
+
+bench: $(READY)  ## measure how fast training is, against its targets: benchmarks/results.json (two idle cores, minutes)
+	@$(PYTHON) benchmarks/run.py
+
+profile: $(READY)  ## show where a training step's time goes: benchmarks/profile.txt
+	@$(PYTHON) benchmarks/profile_step.py
 
 lock: .venv/.uv  ## resolve the dependencies in pyproject.toml anew: requirements.lock
 	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra dev \
