@@ -9,7 +9,7 @@ FLOPS_PER_MAC = 2
 STEP_OVER_FORWARD = 3
 """Forward once, backward twice (gradient of the input, gradient of the weights).
 
-The first layer's input gradient is counted although an ordinary step does not need it: 4% of `lenet`, 1% of `sgt_cnn`.
+The first layer's input gradient is counted although an ordinary step does not need it: 4% of `lenet`, 0.5% of `sgt_cnn`.
 """
 
 

@@ -105,14 +105,18 @@ def measure(case: Case, repeats: int, warm_up: int) -> dict:
 def conclude(ratio: str, measured: dict[str, dict]) -> dict:
     """The entry of a ratio from its measured cases: the worst case's numbers, the target, whether it is met, every case."""
     rule, value = TARGETS[ratio]
+
+    def meets(case: dict) -> bool:
+        return case["median"] <= value if rule == "at most" else case["median"] >= value
+
     entry = {"target": {"rule": rule, "value": value}}
     if not measured:
         return {"median": None, "n": 0, "spread": None, **entry, "met": None, "reason": reasons()[ratio], "cases": {}}
     pick = max if rule == "at most" else min
     worst = pick(measured, key=lambda name: measured[name]["median"])
     numbers = {key: measured[worst][key] for key in ("median", "n", "spread")}
-    met = numbers["median"] <= value if rule == "at most" else numbers["median"] >= value
-    return {**numbers, **entry, "met": met, "case": worst, "cases": measured}
+    by_case = {name: {**case, "met": meets(case)} for name, case in measured.items()}
+    return {**numbers, **entry, "met": by_case[worst]["met"], "case": worst, "cases": by_case}
 
 
 def gemm_rates(size: Size, repeats: int, warm_up: int) -> dict[str, dict]:
@@ -156,34 +160,30 @@ def benchmark(repeats: int, threads: int, size: Size, warm_up: int) -> dict:
 
 def table(results: dict) -> str:
     """The results for a reader: a row a case, then where and when."""
-    rows = [("ratio", "case", "median", "quartiles", "n", "target", "met")]
+    rows = [("ratio", "case", "median", "quartiles", "n", "target", "met", "medians, ms")]
     for ratio, entry in results["ratios"].items():
         target = f"{entry['target']['rule']} {entry['target']['value']:g}"
-        met = {True: "yes", False: "no", None: "-"}[entry["met"]]
         for name, case in entry["cases"].items():
             low, high = case["spread"]
             own = (f"{case['median']:.2f}", f"{low:.2f} to {high:.2f}", str(case["n"]))
-            rows.append((ratio, name, *own, target, met if name == entry["case"] else ""))
+            sides = " / ".join(f"{1000 * seconds:.1f}" for seconds in case["seconds"].values())
+            rows.append((ratio, name, *own, target, "yes" if case["met"] else "no", sides))
         if not entry["cases"]:
-            rows.append((ratio, entry["reason"], "-", "-", "0", target, met))
+            rows.append((ratio, entry["reason"], "-", "-", "0", target, "-", "-"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-
-    steps_seconds = {}
-    for entry in results["ratios"].values():
-        for case in entry["cases"].values():
-            steps_seconds.update(case["seconds"])
-    lines += ["", "Medians in ms: " + "; ".join(f"{k} {1000 * v:.1f}" for k, v in steps_seconds.items())]
-    rates = {name: rate["median"] for name, rate in results["gemm"].items()}
-    lines.append("GEMM, GFLOP/s: " + "; ".join(f"{k.removesuffix('_gflops')} {v:.0f}" for k, v in rates.items()))
+    float32, bfloat16 = (results["gemm"][name]["median"] for name in ("float32_gflops", "bfloat16_gflops"))
+    lines += ["", f"Matrix products: float32 {float32:.0f} GFLOP/s, bfloat16 {bfloat16:.0f} GFLOP/s"]
     machine, load, git = results["machine"], results["load_average"]["before"], results["git"]
     revision = git["revision"][:12] + ("+changes" if git["dirty"] else "") if git else "no git"
     lines.append(
         f"{machine['cpu']}, {results['threads']} threads of {machine['cores']} cores, torch {results['torch']}, "
         f"batch {results['batch']}, {revision}, {results['date']}"
     )
-    if load[0] > 0.5:
+    if results["quick"]:
+        lines.append("--quick: tiny batches, so these numbers mean nothing.")
+    elif load[0] > 0.5:
         lines.append(
             f"The machine was busy before this began (load average {load[0]:.1f}): measure again when it is not."
         )

@@ -49,6 +49,7 @@ def fixed(*medians):
 def test_the_case_furthest_from_the_target_stands_for_the_ratio(ratio, medians, worst, met):
     entry = benchmark.conclude(ratio, fixed(*medians))
     assert (entry["median"], entry["case"], entry["met"]) == (worst, str(worst), met)
+    assert entry["cases"][str(worst)]["met"] is met and any(case["met"] for case in entry["cases"].values())
 
 
 def is_measured(entry):
