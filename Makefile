@@ -55,8 +55,9 @@ lint: $(READY)  ## check style and formatting
 bench: $(READY)  ## measure how fast training is, against its targets: benchmarks/results.json (two idle cores, minutes)
 	@$(PYTHON) benchmarks/run.py
 
+# KINETO_LOG_LEVEL: or the profiler reports on stderr, for every step, when it starts and that there is no GPU.
 profile: $(READY)  ## show where a training step's time goes: benchmarks/profile.txt
-	@$(PYTHON) benchmarks/profile_step.py
+	@KINETO_LOG_LEVEL=6 $(PYTHON) benchmarks/profile_step.py
 
 lock: .venv/.uv  ## resolve the dependencies in pyproject.toml anew: requirements.lock
 	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra dev \
