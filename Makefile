@@ -7,7 +7,7 @@ PYTHON3 ?= python3
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data smoke plan reproduce reports publish check lab test lint lock clean distclean unlock
+.PHONY: help setup data smoke plan reproduce reports publish check lab test lint bench profile lock clean distclean unlock
 
 # An active conda environment that has what is needed is used as it is; else .venv, built on first use.
 CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
@@ -57,6 +57,13 @@ test: $(READY)  ## run all tests, with the smoke study end to end (15 minutes at
 lint: $(READY)  ## check style and formatting
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
+
+bench: $(READY)  ## measure how fast training is, against its targets: benchmarks/results.json (two idle cores, minutes)
+	@$(PYTHON) benchmarks/run.py
+
+# KINETO_LOG_LEVEL: or the profiler reports on stderr, for every step, when it starts and that there is no GPU.
+profile: $(READY)  ## show where a training step's time goes: benchmarks/profile.txt
+	@KINETO_LOG_LEVEL=6 $(PYTHON) benchmarks/profile_step.py
 
 lock: .venv/.uv  ## resolve the dependencies in pyproject.toml anew: requirements.lock
 	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra dev \

@@ -1,0 +1,217 @@
+"""Measure the ratios that say whether training is fast: `make bench`, or `python benchmarks/run.py --help`.
+
+Each ratio is the median over repeats of (seconds of one side / seconds of the other), the two sides called in turn in this
+process. Where a ratio is measured in several cases (networks, setups), the one furthest from its target stands for it.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+import authors
+import brevitas_net
+import gemm
+import steps
+from sqlib.files import write_atomically
+from sqlib.runs import provenance
+from sqlib.train import keep_memory, seeded_model
+from timing import Step, alternate, summary
+
+OUTPUT = Path(__file__).with_name("results.json")
+FEWEST_REPEATS = 9
+
+TARGETS = {
+    "quantised_over_float": ("at most", 1.25),
+    "guided_over_standard": ("at most", 3.0),
+    "authors_over_ours": ("at least", 6.0),
+    "brevitas_over_ours_float32": ("at least", 1.3),
+    "brevitas_over_ours_bfloat16": ("at least", 2.2),
+    "gemm_fraction": ("at least", 0.8),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large what is measured is: images a batch, rows and columns of the matrices."""
+
+    batch: int = 512
+    matrix: int = 2048
+
+
+QUICK = Size(batch=4, matrix=32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measured ratio, `scale` x seconds of `over` / seconds of `under`; each side is its label and what builds it."""
+
+    ratio: str
+    name: str
+    over: tuple[str, Callable[[], Step]]
+    under: tuple[str, Callable[[], Step]]
+    scale: float = 1.0
+
+
+def cases(size: Size) -> Iterator[Case]:
+    """Everything that can be measured here, in the order of `TARGETS`."""
+
+    def ours(network, setup, training="standard", guidance=None):
+        label = f"{network}/{setup}/{training}"
+        return label, lambda: steps.ours(network, setup, training, size.batch, guidance)
+
+    for network in ("lenet", "sgt_cnn"):
+        yield Case("quantised_over_float", network, ours(network, "w4a4"), ours(network, "fp32"))
+    for network in ("lenet", "sgt_cnn"):
+        for setup in ("fp32", "w4a4"):
+            guided = ours(network, setup, "saliency_guided")
+            yield Case("guided_over_standard", f"{network}/{setup}", guided, ours(network, setup))
+    plain = "authors' procedure, float32", lambda: authors.step(size.batch)
+    yield Case("authors_over_ours", "sgt_cnn", plain, ours("sgt_cnn", "w4a4", "saliency_guided", authors.GUIDANCE))
+    if brevitas_net.why_not() is None:
+        brevitas = "lenet, Brevitas, 4 bits", lambda: brevitas_net.step(size.batch)
+        yield Case("brevitas_over_ours_float32", "lenet", brevitas, ours("lenet", "w4a4"))
+    product = f"float32 product {size.matrix}", lambda: gemm.product(size.matrix)
+    for network in ("lenet", "sgt_cnn"):
+        model = seeded_model(steps.make_run(network, "fp32", "standard", size.batch))
+        scale = gemm.step_flops(model, size.batch) / gemm.product_flops(size.matrix)
+        yield Case("gemm_fraction", network, product, ours(network, "fp32"), scale)
+
+
+def reasons() -> dict[str, str]:
+    """Why a ratio has no case, by ratio."""
+    missing = {"brevitas_over_ours_bfloat16": "not measured: sqlib has no bfloat16 path yet"}
+    if reason := brevitas_net.why_not():
+        missing["brevitas_over_ours_float32"] = reason
+    return missing
+
+
+def measure(case: Case, repeats: int, warm_up: int) -> dict:
+    """Median, n and spread of the case's ratio, and the median seconds of its two sides, for information."""
+    (over_label, over), (under_label, under) = case.over, case.under
+    over_times, under_times = alternate(over(), under(), repeats, warm_up)
+    ratios = [case.scale * a / b for a, b in zip(over_times, under_times, strict=True)]
+    seconds = {over_label: statistics.median(over_times), under_label: statistics.median(under_times)}
+    return {**summary(ratios), "seconds": seconds}
+
+
+def conclude(ratio: str, measured: dict[str, dict]) -> dict:
+    """The entry of a ratio from its measured cases: the worst case's numbers, the target, whether it is met, every case."""
+    rule, value = TARGETS[ratio]
+
+    def meets(case: dict) -> bool:
+        return case["median"] <= value if rule == "at most" else case["median"] >= value
+
+    entry = {"target": {"rule": rule, "value": value}}
+    if not measured:
+        return {"median": None, "n": 0, "spread": None, **entry, "met": None, "reason": reasons()[ratio], "cases": {}}
+    pick = max if rule == "at most" else min
+    worst = pick(measured, key=lambda name: measured[name]["median"])
+    numbers = {key: measured[worst][key] for key in ("median", "n", "spread")}
+    by_case = {name: {**case, "met": meets(case)} for name, case in measured.items()}
+    return {**numbers, **entry, "met": by_case[worst]["met"], "case": worst, "cases": by_case}
+
+
+def gemm_rates(size: Size, repeats: int, warm_up: int) -> dict[str, dict]:
+    """Measured GFLOP/s of a float32 and a bfloat16 matrix product."""
+    sides = [gemm.product(size.matrix, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    gigaflops = gemm.product_flops(size.matrix) / 1e9
+    names = ("float32_gflops", "bfloat16_gflops")
+    return {
+        name: summary([gigaflops / seconds for seconds in times])
+        for name, times in zip(names, alternate(*sides, repeats, warm_up), strict=True)
+    }
+
+
+def benchmark(repeats: int, threads: int, size: Size, warm_up: int) -> dict:
+    """Measure everything; what `results.json` holds."""
+    torch.set_num_threads(threads)
+    keep_memory()  # as in training; the other side of each ratio has the good of it, too
+    started, load = datetime.now(UTC).timestamp(), os.getloadavg()
+    rates = gemm_rates(size, repeats, warm_up)
+    measured: dict[str, dict[str, dict]] = {ratio: {} for ratio in TARGETS}
+    for case in cases(size):
+        print(f"measuring {case.ratio}: {case.name}", file=sys.stderr, flush=True)
+        measured[case.ratio][case.name] = measure(case, repeats, warm_up)
+    origin = provenance(started)
+    machine = {key: origin[key] for key in ("cpu", "cores", "platform")}
+    return {
+        "machine": {**machine, "instructions": torch.backends.cpu.get_cpu_capability()},
+        "ratios": {ratio: conclude(ratio, by_case) for ratio, by_case in measured.items()},
+        "gemm": rates,
+        "batch": size.batch,
+        "repeats": repeats,
+        "warm_up": warm_up,
+        "threads": threads,
+        "torch": str(torch.__version__),
+        "python": origin["python"],
+        "git": origin["git"],
+        "date": origin["started"],
+        "load_average": {"before": load, "after": os.getloadavg()},
+    }
+
+
+def table(results: dict) -> str:
+    """The results for a reader: a row a case, then where and when."""
+    rows = [("ratio", "case", "median", "quartiles", "n", "target", "met", "medians, ms")]
+    for ratio, entry in results["ratios"].items():
+        target = f"{entry['target']['rule']} {entry['target']['value']:g}"
+        for name, case in entry["cases"].items():
+            low, high = case["spread"]
+            own = (f"{case['median']:.2f}", f"{low:.2f} to {high:.2f}", str(case["n"]))
+            sides = " / ".join(f"{1000 * seconds:.1f}" for seconds in case["seconds"].values())
+            rows.append((ratio, name, *own, target, "yes" if case["met"] else "no", sides))
+        if not entry["cases"]:
+            rows.append((ratio, entry["reason"], "-", "-", "0", target, "-", "-"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    float32, bfloat16 = (results["gemm"][name]["median"] for name in ("float32_gflops", "bfloat16_gflops"))
+    lines += ["", f"Matrix products: float32 {float32:.0f} GFLOP/s, bfloat16 {bfloat16:.0f} GFLOP/s"]
+    machine, load, git = results["machine"], results["load_average"]["before"], results["git"]
+    revision = git["revision"][:12] + ("+changes" if git["dirty"] else "") if git else "no git"
+    lines.append(
+        f"{machine['cpu']}, {results['threads']} threads of {machine['cores']} cores, torch {results['torch']}, "
+        f"batch {results['batch']}, {revision}, {results['date']}"
+    )
+    if results["quick"]:
+        lines.append("--quick: tiny batches, so these numbers mean nothing.")
+    elif load[0] > 0.5:
+        lines.append(
+            f"The machine was busy before this began (load average {load[0]:.1f}): measure again when it is not."
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=FEWEST_REPEATS, help="timed pairs of each ratio (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny batches, 2 repeats: does it run? The numbers mean nothing"
+    )
+    parser.add_argument("--output", type=Path, help="where to write (benchmarks/results.json; with --quick nowhere)")
+    options = parser.parse_args(arguments)
+    if options.threads < 1:
+        parser.error("--threads: expected at least 1")
+    if options.quick:
+        results = {**benchmark(2, options.threads, QUICK, warm_up=1), "quick": True}
+    elif options.repeats < FEWEST_REPEATS:
+        parser.error(f"--repeats: at least {FEWEST_REPEATS} are needed for a median with quartiles (or take --quick)")
+    else:
+        results = {**benchmark(options.repeats, options.threads, Size(), warm_up=2), "quick": False}
+    output = options.output or (None if options.quick else OUTPUT)
+    if output:
+        write_atomically(output, (json.dumps(results, indent=1) + "\n").encode())
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Training steps of sqlib, as the study takes them, on one fixed batch of random pixels."""
+
+import torch
+from torch import Tensor
+
+from sqlib.config import Evaluation, Guidance, Run, Training, load_setup
+from sqlib.data import to_float
+from sqlib.train import make_optimizer, seeded_model, train_step
+from timing import Step
+
+
+def random_batch(size: int) -> tuple[Tensor, Tensor]:
+    """Images (size,1,28,28) of random 8-bit pixels and labels (size,); the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (size, 28, 28), generator=generator, dtype=torch.uint8)
+    return to_float(pixels), torch.randint(10, (size,), generator=generator)
+
+
+def make_run(network: str, setup: str, training: str, batch: int, guidance: Guidance | None = None) -> Run:
+    """A run with the study's parameters, but this batch size; `guidance` replaces the study's."""
+    return Run(
+        dataset="mnist",
+        network=network,
+        setup=load_setup(setup),
+        training=training,
+        seed=0,
+        epochs=1,
+        threads=torch.get_num_threads(),
+        parameters=Training(batch_size=batch, guidance=guidance or Guidance()),
+        evaluation=Evaluation(),
+    )
+
+
+def ours(network: str, setup: str, training: str, batch: int, guidance: Guidance | None = None) -> Step:
+    """One `sqlib.train.train_step`, optimiser included."""
+    run = make_run(network, setup, training, batch, guidance)
+    images, labels = random_batch(batch)
+    model = seeded_model(run)
+    optimizer, _ = make_optimizer(model, run, steps=1000)
+    noise = torch.Generator().manual_seed(1)
+    return lambda: train_step(model, optimizer, images, labels, run, noise)

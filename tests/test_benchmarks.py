@@ -1,0 +1,148 @@
+"""That the benchmarks measure what they say: the machinery and the fairness of the comparison, never the clock."""
+
+import json
+
+import pytest
+import torch
+
+import authors
+import brevitas_net
+import gemm
+import run as benchmark
+import timing
+from sqlib.config import load_setup
+from sqlib.models import build_model
+from sqlib.saliency import input_gradient, mask_least_salient
+
+
+def test_alternate_calls_the_sides_in_turn_and_leaves_the_warm_up_out():
+    called = []
+    over, under = timing.alternate(lambda: called.append("over"), lambda: called.append("under"), repeats=3, warm_up=2)
+    assert called == ["over", "under"] * 5
+    assert len(over) == len(under) == 3
+
+
+def test_summary():
+    assert timing.summary([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "n": 5, "spread": [2.0, 4.0]}
+
+
+def test_arithmetic_of_a_step():
+    model = build_model("lenet", load_setup("fp32"))
+    macs = 24 * 24 * 25 * 32 + 8 * 8 * 25 * 32 * 64 + 1024 * 128 + 128 * 10
+    assert gemm.step_flops(model, batch=512) == 512 * 6 * macs
+    assert gemm.product_flops(10) == 2000
+
+
+def fixed(*medians):
+    return {str(m): {"median": m, "n": 9, "spread": [m, m], "seconds": {}} for m in medians}
+
+
+@pytest.mark.parametrize(
+    "ratio, medians, worst, met",
+    [
+        ("quantised_over_float", (1.1, 1.3), 1.3, False),
+        ("quantised_over_float", (1.1, 1.25), 1.25, True),
+        ("gemm_fraction", (0.7, 0.9), 0.7, False),
+        ("gemm_fraction", (0.8, 0.9), 0.8, True),
+    ],
+)
+def test_the_case_furthest_from_the_target_stands_for_the_ratio(ratio, medians, worst, met):
+    entry = benchmark.conclude(ratio, fixed(*medians))
+    assert (entry["median"], entry["case"], entry["met"]) == (worst, str(worst), met)
+    assert entry["cases"][str(worst)]["met"] is met and any(case["met"] for case in entry["cases"].values())
+
+
+def is_measured(entry):
+    return entry["n"] == 2 and entry["median"] > 0 and 0 < entry["spread"][0] <= entry["spread"][1]
+
+
+def test_quick_run_writes_every_ratio(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(brevitas_net, "why_not", lambda: "not measured: pip install brevitas")
+    path = tmp_path / "results.json"
+    benchmark.main(["--quick", "--threads", "1", "--output", str(path)])
+    results = json.loads(path.read_text())
+    assert results["quick"] is True and results["threads"] == 1 and results["torch"] == torch.__version__
+    assert {"machine", "ratios", "git", "date", "load_average", "gemm", "batch", "repeats"} <= set(results)
+    assert isinstance(results["machine"]["cores"], int)
+    assert is_measured(results["gemm"]["float32_gflops"]) and is_measured(results["gemm"]["bfloat16_gflops"])
+    assert list(results["ratios"]) == list(benchmark.TARGETS)
+
+    cases = {ratio: list(entry["cases"]) for ratio, entry in results["ratios"].items()}
+    assert cases == {
+        "quantised_over_float": ["lenet", "sgt_cnn"],
+        "guided_over_standard": ["lenet/fp32", "lenet/w4a4", "sgt_cnn/fp32", "sgt_cnn/w4a4"],
+        "authors_over_ours": ["sgt_cnn"],
+        "brevitas_over_ours_float32": [],
+        "brevitas_over_ours_bfloat16": [],
+        "gemm_fraction": ["lenet", "sgt_cnn"],
+    }
+    for ratio, entry in results["ratios"].items():
+        if cases[ratio]:
+            assert is_measured(entry) and isinstance(entry["met"], bool)
+            assert all(is_measured(case) and len(case["seconds"]) == 2 for case in entry["cases"].values())
+        else:
+            assert (entry["median"], entry["n"], entry["spread"], entry["met"]) == (None, 0, None, None)
+    assert results["ratios"]["brevitas_over_ours_float32"]["reason"] == "not measured: pip install brevitas"
+
+    printed = capsys.readouterr().out
+    assert all(ratio in printed for ratio in benchmark.TARGETS)
+    assert "pip install brevitas" in printed
+
+
+def test_too_few_repeats_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--repeats", "8"])
+    assert "at least 9" in capsys.readouterr().err
+
+
+@pytest.fixture
+def same_networks():
+    """`(authors' network, ours)` with the same weights."""
+    torch.manual_seed(3)
+    ours, theirs = build_model("sgt_cnn", load_setup("fp32")), authors.Net()
+    theirs.load_state_dict(ours.state_dict())
+    return theirs.eval(), ours.eval()
+
+
+def test_the_authors_network_and_its_maps_are_ours(same_networks):
+    theirs, ours = same_networks
+    images, labels = torch.rand(3, 1, 28, 28), torch.tensor([1, 5, 9])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(images), ours(images).log_softmax(dim=1), rtol=1e-4, atol=1e-5)
+    maps = authors.saliency(theirs, images, labels)
+    torch.testing.assert_close(maps, input_gradient(ours, images, labels, "log_prob"), rtol=1e-3, atol=1e-6)
+
+
+def test_the_authors_masking_is_ours():
+    images, maps = torch.rand(5, 1, 28, 28) * 0.7 + 0.1, torch.randn(5, 28, 28)
+    guidance = authors.GUIDANCE
+    generator = torch.Generator().manual_seed(7)
+    ours = mask_least_salient(images, maps, guidance.fraction, guidance.rank, guidance.fill, generator)
+
+    # The numbers that ours drew, in its order of pixels, put into the order from the lowest pixel up.
+    count = maps[0].numel() // 2
+    drawn = torch.rand(5, 1, count, generator=generator.manual_seed(7)).squeeze(1)
+    pixels = maps.flatten(1).topk(count, dim=1, largest=False, sorted=False).indices
+    rank = maps.flatten(1).argsort(dim=1).argsort(dim=1).gather(1, pixels)
+    noise = torch.empty(5, count).scatter(1, rank, drawn)
+    assert torch.equal(authors.mask_lowest(images, maps, guidance.fraction, noise), ours)
+
+    # And with noise of its own: the same pixels, within the image's own range.
+    own = authors.mask_lowest(images, maps, guidance.fraction)
+    assert torch.equal(own != images, ours != images)
+    low, high = images.flatten(1).aminmax(dim=1)
+    assert (own.flatten(1) >= low[:, None]).all() and (own.flatten(1) <= high[:, None]).all()
+
+
+@pytest.mark.filterwarnings("ignore")  # not ours to mend: Brevitas's
+def test_the_brevitas_network_has_our_layers():
+    if reason := brevitas_net.why_not():
+        pytest.skip(reason)
+    theirs, ours = brevitas_net.Net(), build_model("lenet", load_setup("w4a4"))
+    for layer in ours.layer_names:
+        for tensor in ("weight", "bias"):
+            expected = getattr(ours.get_submodule(layer), tensor).shape
+            assert getattr(theirs.get_submodule(layer), tensor).shape == expected, f"{layer}.{tensor}"
+    assert theirs.conv1.quant_weight().bit_width == theirs.conv1_act.act_quant.bit_width() == 4
+    brevitas_net.step(batch=4)()
+    assert theirs(torch.rand(2, 1, 28, 28)).shape == (2, 10)
