@@ -359,6 +359,35 @@ def predict(
 
 
 @app.command()
+def explain(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, bright on black; not 28 x 28: resized.", metavar="IMAGE...")
+    ],
+    method: Annotated[str, typer.Option(help="Saliency method, such as gradient or grad_cam.")] = "gradient",
+    surrogate: Annotated[str, typer.Option(help="straight_through or unclipped.")] = "straight_through",
+    compared: Annotated[
+        list[str] | None,
+        typer.Option("--compare", help="Also the same run of this setup; may be repeated.", metavar="SETUP"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class to explain, by number or name (default: the prediction).", metavar="CLASS")
+    ] = None,
+    invert: Annotated[bool, typer.Option("--invert", help="The images are dark on bright.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("."),
+) -> None:
+    """Explain images with a run: a picture and a JSON file for each."""
+    from sqlib import explain as own
+
+    explained = own.explain(folder, images, method, surrogate, compared or (), target, invert)
+    for record, _ in explained:
+        for line in record["image"]["notes"]:
+            print(line, file=sys.stderr)
+    for line in own.save(explained, output):
+        print(line)
+
+
+@app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
     onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the only format there is.")] = True,
