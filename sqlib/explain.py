@@ -280,9 +280,14 @@ def in_words(record: dict) -> str:
         also = f" and a rank correlation of {agreement:.2f} with that of the first" if np.isfinite(agreement) else ""
         sentences.append(
             f"Setup {entry['setup']} predicts {entry['prediction']['name']} with {entry['confidence']:.0%}; "
-            f"its {record['method'].replace('_', ' ')} map of class {name} {about}{also}."
+            f"its {method_title(record['method'])} map of class {name} {about}{also}."
         )
     return " ".join(sentences)
+
+
+def method_title(method: str) -> str:
+    """A saliency method's name in words."""
+    return "Grad-CAM" if method == "grad_cam" else method.replace("_", " ")
 
 
 # ---- the panel -----------------------------------------------------------------------------------------------------
@@ -336,15 +341,8 @@ def draw(pixels: np.ndarray, maps: Tensor, run: Run, record: dict) -> Figure:
     for column, (entry, saliency, note) in enumerate(zip(models, maps, notes, strict=True), start=1):
         style = styles[entry["setup"]]
         axis = axes(column, at_maps, cell)
-        axis.imshow(saliency, cmap=SIGNED_COLOURS, vmin=-top, vmax=top, interpolation="nearest")
-        object_ = binary_fill_holes(pixels > 0.05 * 255)
-        if entry["map"]["dead"]:
-            axis.text(13.5, 13.5, "dead map", ha="center", va="center", fontsize=9, color=INK)
-        elif object_.any() and not object_.all():
-            at = np.arange(-1, 29)  # one pixel more on each side closes the line of an object that is cut off
-            axis.contour(at, at, np.pad(object_, 1), levels=[0.5], colors=["#555555"], linewidths=0.6)
-            axis.set(xlim=(-0.5, 27.5), ylim=(27.5, -0.5))
-        says = f"{entry['prediction']['name']} {entry['confidence']:.1%}"
+        _draw_saliency(axis, saliency, top, pixels, entry["map"]["dead"])
+        says = f"{entry['prediction']['name']}: {entry['confidence']:.1%}"
         axis.set_title(says, fontsize=9, pad=4, color=INK)
         x, y = margin + column * (cell + gap) + cell / 2, at_maps + cell + 0.26
         size = min(10, max(5, 100 * cell / len(entry["setup"])))  # a setup's name may be longer than its column is wide
@@ -352,18 +350,7 @@ def draw(pixels: np.ndarray, maps: Tensor, run: Run, record: dict) -> Figure:
         other = "agreement" in entry and not entry["agreement"]["same_class"]
         for i, text in enumerate(note, start=1):
             write(x, at_maps - 0.03 - i * line, text, ha="center", fontsize=8.5, color=ALERT if other else INK)
-        _frame(axis)
-
-        axis = axes(column, at_bars, bars)
-        axis.axhspan(entry["explained"]["class"] - 0.5, entry["explained"]["class"] + 0.5, color="#dcdcdc", linewidth=0)
-        axis.barh(range(len(classes)), [100 * p for p in entry["probabilities"]], color=style.colour, height=0.6)
-        axis.set(xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5), xticks=[0, 50, 100], yticks=range(len(classes)))
-        axis.set_yticklabels(classes if column == 1 else [])
-        axis.tick_params(length=0, labelsize=8.5, labelcolor=INK)
-        for label, side in zip(axis.get_xticklabels(), ("left", "center", "right"), strict=True):
-            label.set_horizontalalignment(side)  # else 100 of one column runs into 0 of the next
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(FAINT)
+        _draw_probabilities(axes(column, at_bars, bars), entry, classes, style.colour, labelled=column == 1)
     middle = margin + cell + gap + (len(models) * (cell + gap) - gap) / 2
     write(middle, foot - 0.36, "probability, %", ha="center")
 
@@ -380,6 +367,33 @@ def draw(pixels: np.ndarray, maps: Tensor, run: Run, record: dict) -> Figure:
     return fig
 
 
+def _draw_saliency(axis, saliency: np.ndarray, top: float, pixels: np.ndarray, dead: bool) -> None:
+    """A signed map (28,28) in colour from -top to top, the outline of the image's object over it; a dead map is named."""
+    axis.imshow(saliency, cmap=SIGNED_COLOURS, vmin=-top, vmax=top, interpolation="nearest")
+    object_ = binary_fill_holes(pixels > 0.05 * 255)
+    if dead:
+        axis.text(13.5, 13.5, "dead map", ha="center", va="center", fontsize=9, color=INK)
+    elif object_.any() and not object_.all():
+        at = np.arange(-1, 29)  # one pixel more on each side closes the line of an object that is cut off
+        axis.contour(at, at, np.pad(object_, 1), levels=[0.5], colors=["#555555"], linewidths=0.6)
+        axis.set(xlim=(-0.5, 27.5), ylim=(27.5, -0.5))
+    _frame(axis)
+
+
+def _draw_probabilities(axis, entry: dict, classes: Sequence[str], colour: str, labelled: bool) -> None:
+    """A bar a class, downwards; a band behind the explained one."""
+    explained = entry["explained"]["class"]
+    axis.axhspan(explained - 0.5, explained + 0.5, color="#dcdcdc", linewidth=0)
+    axis.barh(range(len(classes)), [100 * p for p in entry["probabilities"]], color=colour, height=0.6)
+    axis.set(xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5), xticks=[0, 50, 100], yticks=range(len(classes)))
+    axis.set_yticklabels(classes if labelled else [])
+    axis.tick_params(length=0, labelsize=8.5, labelcolor=INK)
+    for label, side in zip(axis.get_xticklabels(), ("left", "center", "right"), strict=True):
+        label.set_horizontalalignment(side)  # else 100 of one column runs into 0 of the next
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(FAINT)
+
+
 def _wrapped(text: str, width: float, letter: float = 0.066) -> list[str]:
     """Lines that fit `width` inches, with letters of about `letter` inches."""
     return textwrap.wrap(text, int((width - 0.2) / letter), break_on_hyphens=False) or [""]
@@ -393,7 +407,7 @@ def _subtitle(run: Run, record: dict) -> str:
     through = f" ({record['surrogate'].replace('_', '-')} surrogate)" if quantised else ""
     return (
         f"{dataset_title(run.dataset)}, {run.network}, {training_title(run.training)} training, seed {run.seed}. "
-        f"Maps: {record['method'].replace('_', ' ')} of {of}{through}."
+        f"Maps: {method_title(record['method'])} of {of}{through}."
     )
 
 
@@ -422,7 +436,7 @@ def _reading(record: dict) -> str:
     scale = "; one scale for all" if several else ""
     agreement = f"Agreement: rank correlation with the map of {first}, signs left out. " if several else ""
     return (
-        f"Each map is divided by the sum of its absolute values{scale}. Thin line: the object. "
+        f"Each map is divided by the sum of its absolute values{scale}. Thin line: around all that is not black. "
         f"Gini: 0 if all pixels matter alike, near 1 if few do. {agreement}Grey band: the explained class."
     )
 

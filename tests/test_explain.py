@@ -231,7 +231,7 @@ def test_what_was_done_to_an_image_is_said(tmp_path, monkeypatch, capsys):
         ([FP32, "good.png", "--method", "deep_lift"], ["PACT"]),
         ([FP32, "good.png", "--surrogate", "straight"], ["unknown surrogate", "'straight_through'"]),
         ([FP32, "good.png", "--target", "Sneeker"], ["unknown class 'Sneeker'", "'Sneaker'"]),
-        ([FP32, "good.png", "--compare", "w2a3"], ["no finished run of this setup", "'w2a2'"]),
+        ([FP32, "good.png", "--compare", "w2a3"], ["no finished run of this setup", "w2a2"]),
         ([FP32, "good.png", "--compare", ".."], ["no finished run of this setup"]),
         ([FP32, "good.png", "--compare", "w2a2", "--compare", "fp32"], ["the run itself"]),
     ],
