@@ -90,7 +90,7 @@ def data(
 
 @app.command()
 def train(name: StudyName, run_id: RunId) -> None:
-    """Train and measure one run, unless its result is there already."""
+    """Train and measure one run, unless it is there already."""
     study = load_study(name)
     page = Page.train(study, study.run(run_id))
     folder = page.notebook.parent
@@ -115,7 +115,10 @@ def train(name: StudyName, run_id: RunId) -> None:
 
 @app.command()
 def trial(name: StudyName, trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID")]) -> None:
-    """Train one trial of a sweep, such as quantisation/mnist/clip_start=3, unless its result is there already."""
+    """Train one trial of a sweep, unless it is there already.
+
+    TRIAL_ID: such as quantisation/mnist/clip_start=3.
+    """
     from sqlib import sweeps
 
     study = load_study(name)
@@ -138,7 +141,7 @@ def sweep(name: StudyName, sweep_name: Annotated[str, typer.Argument(metavar="SW
 
 @app.command()
 def post_training(name: StudyName, run_id: RunId) -> None:
-    """Quantise a float run without training it again, at every setup of the study."""
+    """Round a float run to every setup without training it."""
     from sqlib import post_training as after
 
     study = load_study(name)
@@ -148,7 +151,7 @@ def post_training(name: StudyName, run_id: RunId) -> None:
 
 @app.command()
 def deployed(name: StudyName, run_id: RunId) -> None:
-    """Compare a quantised run with its packed and ONNX forms, on every test image."""
+    """Compare a quantised run with its packed and ONNX forms."""
     from sqlib import deployed as forms
 
     study = load_study(name)
@@ -257,7 +260,7 @@ def write_index(study: Study) -> None:
 
 @app.command()
 def plan(name: StudyName, cores: Cores = None) -> None:
-    """Say how many runs there are to train, and how long that takes."""
+    """Say what is still to be trained, and how long it takes."""
     study = load_study(name)
     reports = runs.reports_root() / study.name
     cores = cores or runs.usable_cores()
@@ -359,6 +362,35 @@ def predict(
 
 
 @app.command()
+def explain(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, bright on black; not 28 x 28: resized.", metavar="IMAGE...")
+    ],
+    method: Annotated[str, typer.Option(help="Saliency method, such as gradient or grad_cam.")] = "gradient",
+    surrogate: Annotated[str, typer.Option(help="straight_through or unclipped.")] = "straight_through",
+    compared: Annotated[
+        list[str] | None,
+        typer.Option("--compare", help="Also the same run of this setup; may be repeated.", metavar="SETUP"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class to explain, by number or name (default: the prediction).", metavar="CLASS")
+    ] = None,
+    invert: Annotated[bool, typer.Option("--invert", help="The images are dark on bright.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("."),
+) -> None:
+    """Explain images: a picture and a JSON file for each."""
+    from sqlib import explain as own
+
+    explained = own.explain(folder, images, method, surrogate, compared or (), target, invert)
+    for record, _ in explained:
+        for line in record["image"]["notes"]:
+            print(line, file=sys.stderr)
+    for line in own.save(explained, output):
+        print(line)
+
+
+@app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
     onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the only format there is.")] = True,
@@ -384,7 +416,10 @@ def unlock(name: StudyName) -> None:
 
 @app.command()
 def check(name: StudyName = "paper") -> None:
-    """Hold a study's results against those in reports/reference; exit code 1 if they differ or runs are missing."""
+    """Hold a study's results against the published ones.
+
+    Exit code 1 if they differ, or if runs are missing.
+    """
     from sqlib import check as against
 
     study = load_study(name)

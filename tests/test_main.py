@@ -13,7 +13,7 @@ from sqlib.config import REPOSITORY
 JOBS = (
     "data", "train", "trial", "sweep", "post-training", "deployed", "saliency", "compare", "tables", "claims", "index",
     "reports", "plan", "reproduce",
-    "pack", "predict", "export", "unlock", "check", "publish",
+    "pack", "predict", "explain", "export", "unlock", "check", "publish",
 )  # fmt: skip
 
 
