@@ -16,8 +16,6 @@ RUNS = [run.id for run in STUDY.runs()]
 # again and when it fails, and a page that is missing must not cost the run. `index` makes them where they are missing.
 RUN_FILES = ["model.safetensors", "per_image.safetensors", "result.json"]
 EXPLAINED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]
-DEPLOYED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0] and run.setup.all_quantised(run.network)]
-FLOATS = [run.id for run in STUDY.runs() if run.setup.is_float]
 TRIALS = {name: [trial.id for trial in trials_of(STUDY) if trial.sweep == name] for name in STUDY.sweeps}
 DATA = [f"data_{dataset}" for dataset in STUDY.datasets]
 COMPARISONS = {compare_page(STUDY, d, n): (d, n) for d in STUDY.datasets for n in STUDY.networks}
@@ -56,10 +54,9 @@ rule all:
         "index.html",
         expand("{name}.html", name=["tables", "claims", *DATA, *COMPARISONS]),
         expand("results/{name}", name=["runs.csv", "tables.json", "claims.json", *(f"{page}.json" for page in [*DATA, *COMPARISONS])]),
+        expand("results/{kind}_{dataset}.json", kind=["post_training", "deployed"], dataset=STUDY.datasets),
         expand("runs/{run}/{name}", run=RUNS, name=RUN_FILES),
         expand("runs/{run}/saliency.{kind}", run=EXPLAINED, kind=["json", "html"]),
-        expand("runs/{run}/post_training.json", run=FLOATS),
-        expand("runs/{run}/deployed.json", run=DEPLOYED),
         expand("sweeps/{trial}.json", trial=[trial for trials in TRIALS.values() for trial in trials]),
         expand("sweep_{sweep}.html", sweep=STUDY.sweeps),
         expand("results/sweep_{sweep}.json", sweep=STUDY.sweeps),
@@ -119,34 +116,37 @@ rule saliency:
         JOB + " saliency {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
 
 
-# What a practitioner tries first: the float network rounded as it is.
+def runs_on(wildcards):
+    """The files of the runs on a data set that tell whether they are finished."""
+    return [f"runs/{run}/{name}" for run in RUNS if run.startswith(f"{wildcards.dataset}/") for name in RUN_FILES]
+
+
+# What a practitioner tries first: the float networks rounded as they are.
 rule post_training:
     input:
         "stamps/post_training.json",
-        "runs/{run}/model.safetensors",
-        "runs/{run}/result.json",
+        runs_on,
     output:
-        "runs/{run}/post_training.json",
+        "results/post_training_{dataset}.json",
     log:
-        text="logs/{run}/post_training.log",
+        text="logs/post_training_{dataset}.log",
     threads: STUDY.threads
     shell:
-        JOB + " post-training {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+        JOB + " post-training {STUDY.name} {wildcards.dataset} > {log.text:q} 2>&1"
 
 
-# The packed integer model and the ONNX file against the trained model, on every test image.
+# The packed integer models and the ONNX files against the trained models, on every test image.
 rule deployed:
     input:
         "stamps/deployed.json",
-        "runs/{run}/model.safetensors",
-        "runs/{run}/result.json",
+        runs_on,
     output:
-        "runs/{run}/deployed.json",
+        "results/deployed_{dataset}.json",
     log:
-        text="logs/{run}/deployed.log",
+        text="logs/deployed_{dataset}.log",
     threads: STUDY.threads
     shell:
-        JOB + " deployed {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+        JOB + " deployed {STUDY.name} {wildcards.dataset} > {log.text:q} 2>&1"
 
 
 rule trial:
@@ -203,8 +203,7 @@ rule tables:
     input:
         "stamps/tables.json",
         expand("runs/{run}/result.json", run=RUNS),
-        expand("runs/{run}/post_training.json", run=FLOATS),
-        expand("runs/{run}/deployed.json", run=DEPLOYED),
+        expand("results/{kind}_{dataset}.json", kind=["post_training", "deployed"], dataset=STUDY.datasets),
     output:
         "results/tables.json",
         "results/runs.csv",

@@ -39,6 +39,7 @@ from sqlib.sweeps import trials_of
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
 StudyName = Annotated[str, typer.Argument(help="Name of a file in params/, such as paper or smoke.", metavar="STUDY")]
+DatasetName = Annotated[str, typer.Argument(help="mnist or fashion_mnist.", metavar="DATASET")]
 RunId = Annotated[str, typer.Argument(help="Such as mnist/lenet/w2a2/standard/seed0.", metavar="RUN_ID")]
 Cores = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all this process may use).")]
 
@@ -122,8 +123,12 @@ def trial(name: StudyName, trial_id: Annotated[str, typer.Argument(metavar="TRIA
     from sqlib import sweeps
 
     study = load_study(name)
+    reports = runs.reports_root() / study.name
     wanted = sweeps.trial_of(study, trial_id)
-    made = sweeps.run_trial(wanted, wanted.path(runs.reports_root() / study.name))
+    stamp, now = wanted.stamp_path(reports), runs.to_json(wanted.stamp())
+    if os.environ.get("SQLIB_JOB") and stamp.exists() and stamp.read_bytes() != now:
+        raise SqlibError("parameters or code were changed since the study was started: start it again")
+    made = sweeps.run_trial(wanted, wanted.path(reports))
     networks = count(len(wanted.runs), "network")
     print(f"{trial_id}: {f'trained {networks}' if made else 'already trained, nothing done'}")
 
@@ -140,27 +145,33 @@ def sweep(name: StudyName, sweep_name: Annotated[str, typer.Argument(metavar="SW
 
 
 @app.command()
-def post_training(name: StudyName, run_id: RunId) -> None:
-    """Round a float run to every setup without training it."""
+def post_training(name: StudyName, dataset: DatasetName) -> None:
+    """Round the float runs to every setup without training them."""
     from sqlib import post_training as after
 
     study = load_study(name)
-    run = study.run(run_id)
-    after.measure_run(study, run, run.folder(runs.reports_root() / study.name))
+    check_dataset(study, dataset)
+    found = after.measure(study, dataset, runs.reports_root() / study.name)
+    print(f"{dataset}: {count(len(found), 'float run')} rounded and measured")
 
 
 @app.command()
-def deployed(name: StudyName, run_id: RunId) -> None:
-    """Compare a quantised run with its packed and ONNX forms."""
+def deployed(name: StudyName, dataset: DatasetName) -> None:
+    """Compare quantised runs with their packed and ONNX forms."""
     from sqlib import deployed as forms
 
     study = load_study(name)
-    run = study.run(run_id)
-    found = forms.measure_run(run, run.folder(runs.reports_root() / study.name))
-    for form in ("packed", "onnx"):
-        part = found[form]
-        same = f"{part['same_predictions']:,} of {part['images']:,} predictions are the trained model's"
-        print(f"{run_id}: {form}, {part['bytes']:,} bytes: {same}, logits within {part['largest_relative']:.1e}")
+    check_dataset(study, dataset)
+    for run_id, found in forms.measure(study, dataset, runs.reports_root() / study.name).items():
+        for form, part in found.items():
+            same = f"{part['same_predictions']:,} of {part['images']:,} predictions are the trained model's"
+            print(f"{run_id}: {form}, {part['bytes']:,} bytes: {same}, logits within {part['largest_relative']:.1e}")
+
+
+def check_dataset(study: Study, dataset: str) -> None:
+    """Raises SqlibError unless the study has this data set."""
+    if dataset not in study.datasets:
+        raise SqlibError(f"study '{study.name}' has no data set '{dataset}'{nearest(dataset, study.datasets)}")
 
 
 @app.command()
@@ -175,15 +186,15 @@ def saliency(name: StudyName, run_id: RunId) -> None:
 @app.command()
 def compare(
     name: StudyName,
-    dataset: Annotated[str, typer.Argument(help="mnist or fashion_mnist.")],
+    dataset: DatasetName,
     network: Annotated[str | None, typer.Option(help="Default: the study's first.")] = None,
 ) -> None:
     """Make the page that compares all setups on one data set."""
     study = load_study(name)
     network = network or study.networks[0]
-    for kind, value, known in (("data set", dataset, study.datasets), ("network", network, study.networks)):
-        if value not in known:
-            raise SqlibError(f"study '{name}' has no {kind} '{value}'{nearest(value, known)}")
+    check_dataset(study, dataset)
+    if network not in study.networks:
+        raise SqlibError(f"study '{name}' has no network '{network}'{nearest(network, study.networks)}")
     page = Page.compare(study, dataset, network)
     page.execute({"reports": page.reports, "dataset": dataset, "network": network}, [], study.threads)
     page.render()
@@ -243,8 +254,10 @@ def render_reports(name: StudyName) -> None:
         tables(name)
         claims(name)
         for sweep_name in study.sweeps:
-            if any(t.path(reports).exists() for t in trials_of(study) if t.sweep == sweep_name):
+            if all(trial.is_current(reports) for trial in trials_of(study) if trial.sweep == sweep_name):
                 sweep(name, sweep_name)
+            else:
+                print(f"sweep {sweep_name}: not all of its trials are there, so its page is not made")
         write_index(study)
     missing = len(study.runs()) - len(finished)
     note = f"; {missing} of {len(study.runs())} runs are not there yet" if missing else ""

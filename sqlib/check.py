@@ -8,13 +8,10 @@ effect a run with another one: then the means over seeds must agree within what 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlib import runs
-from sqlib.config import Run, SqlibError, Study
-
-if TYPE_CHECKING:
-    import pandas
+from sqlib.config import Run, SqlibError, Study, digest
 
 FAMILY_ERROR = 0.05
 """Chance that a study which differs by its seeds only is called different, over all its comparisons together."""
@@ -61,26 +58,35 @@ def compare_studies(study: Study, fresh: Path, published: Path) -> Report:
     """Compare every run of `study` under two folders of reports. SqlibError when nothing can be compared."""
     if not (published / "runs").is_dir():
         raise SqlibError(f"{published} holds no published results")
-    rows, missing, alike, loose = [], {}, [], []
+    rows, missing, alike, loose, every = [], {}, [], [], []
     for run in study.runs():
         try:
-            ours, theirs = (runs.read_result(run.folder(folder)) for folder in (fresh, published))
+            theirs = runs.read_result(run.folder(published))
         except SqlibError:
-            finished = (run.folder(fresh) / "result.json").exists()
-            missing[run.id] = "not published" if finished else "not made yet"
+            missing[run.id] = "not published"
             continue
-        if ours["digest"] != theirs["digest"]:
+        if theirs["digest"] != digest(run):
             missing[run.id] = "published with other parameters"
+            continue
+        every.append((run, theirs["metrics"]))
+        if not (run.folder(fresh) / "result.json").exists():
+            missing[run.id] = "not made yet"
+            continue
+        ours = runs.read_result(run.folder(fresh))
+        if ours["digest"] != theirs["digest"]:
+            missing[run.id] = "made with other parameters"
             continue
         (alike if _same_conditions(ours, theirs) else loose).append((run, ours["metrics"], theirs["metrics"]))
     if not alike and not loose:
-        some = next(iter(missing.values()), "it has no runs")
-        raise SqlibError(f"nothing to compare with {published}: {some}; run 'make reproduce STUDY={study.name}' first")
+        reasons = ", ".join(
+            f"{reason}: {list(missing.values()).count(reason)}" for reason in dict.fromkeys(missing.values())
+        )
+        raise SqlibError(f"no run of study '{study.name}' can be compared with {published} ({reasons})")
     for run, ours, theirs in alike:
         for metric in theirs:
             if metric not in TIMES:
                 rows.append(Row(run.id, metric, "identical", _number(ours, metric), _number(theirs, metric), 0.0))
-    rows += _by_seed_spread(loose)
+    rows += _by_seed_spread([(run, ours) for run, ours, _ in loose], every)
     return Report(rows, missing)
 
 
@@ -101,51 +107,52 @@ def _number(metrics: dict[str, Any], name: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def _by_seed_spread(pairs: list[tuple[Run, dict, dict]]) -> list[Row]:
-    """Means over the seeds of each data set, network, setup and training.
+def _by_seed_spread(fresh: list[tuple[Run, dict]], published: list[tuple[Run, dict]]) -> list[Row]:
+    """Means over the seeds there are of each data set, network, setup and training.
 
-    The tolerance of a metric is t x sd x sqrt(2 / n): sd is the published runs' standard deviation within such groups,
-    pooled over a data set and network; t is Student's, two-sided, for `FAMILY_ERROR` shared by all comparisons.
+    The tolerance of a metric is t x sd x sqrt(1 / n_fresh + 1 / n_published): sd is the published runs' standard deviation
+    within such groups, pooled over a data set and network; t is Student's, two-sided, for `FAMILY_ERROR` shared by all
+    comparisons. (Approximate: groups do not spread quite equally.)
     """
     import pandas
     from scipy import stats
 
-    if not pairs:
+    if not fresh:
         return []
     keys = ["dataset", "network", "setup", "training"]
-    metrics = [name for name in pairs[0][2] if name not in TIMES]
+    metrics = [name for name in published[0][1] if name not in TIMES]
+    spread = [name for name in metrics if name not in FIXED]
 
-    def frame(which: int) -> "pandas.DataFrame":
+    def grouped(results: list[tuple[Run, dict]]):
         return pandas.DataFrame(
             {
-                **dict(zip(keys, (p[0].dataset, p[0].network, p[0].setup.name, p[0].training), strict=True)),
-                **{name: _number(p[which], name) for name in metrics},
+                **dict(zip(keys, (run.dataset, run.network, run.setup.name, run.training), strict=True)),
+                **{name: _number(measured, name) for name in metrics},
             }
-            for p in pairs
-        )
+            for run, measured in results
+        ).groupby(keys, sort=False)
 
-    fresh, published = frame(1), frame(2)
-    means = [table.groupby(keys, sort=False)[metrics].mean() for table in (fresh, published)]
-    counts = published.groupby(keys, sort=False).size()
-    spread = [name for name in metrics if name not in FIXED]
-    within = published.groupby(keys, sort=False)[spread].var()
-    freedom = (counts - 1).groupby(level=["dataset", "network"]).sum()
-    pooled = within.mul(counts - 1, axis=0).groupby(level=["dataset", "network"]).sum().div(freedom, axis=0).pow(0.5)
-    comparisons = len(counts) * len(spread)
+    ours, theirs = grouped(fresh), grouped(published)
+    counts, all_counts = ours.size(), theirs.size()
+    place = ["dataset", "network"]
+    freedom = (all_counts - 1).groupby(level=place).sum()
+    squares = theirs[spread].var().fillna(0).mul(all_counts - 1, axis=0).groupby(level=place).sum()
+    pooled = squares.div(freedom.where(freedom > 0), axis=0).pow(0.5)
+    means, all_means = ours[metrics].mean(), theirs[metrics].mean()
     rows = []
     for group in counts.index:
-        what = "/".join(group)
+        df = int(freedom.loc[group[:2]])
         for name in metrics:
-            ours, theirs = (float(table.loc[group, name]) for table in means)
+            values = float(means.loc[group, name]), float(all_means.loc[group, name])
             if name in FIXED:
-                rows.append(Row(what, name, "fixed", ours, theirs, 0.0))
+                rows.append(Row("/".join(group), name, "fixed", *values, 0.0))
                 continue
-            df = int(freedom.loc[group[:2]])
             tolerance = RESOLUTION.get(name, 0.0)
             if df > 0:
-                t = stats.t.ppf(1 - FAMILY_ERROR / comparisons / 2, df)
-                tolerance = max(tolerance, t * float(pooled.loc[group[:2], name]) * math.sqrt(2 / counts[group]))
-            rows.append(Row(what, name, "seed spread", ours, theirs, tolerance))
+                t = stats.t.ppf(1 - FAMILY_ERROR / (len(counts) * len(spread)) / 2, df)
+                noise = float(pooled.loc[group[:2], name]) * math.sqrt(1 / counts[group] + 1 / all_counts[group])
+                tolerance = max(tolerance, t * noise)
+            rows.append(Row("/".join(group), name, "seed spread", *values, tolerance))
     return rows
 
 

@@ -364,8 +364,8 @@ def _check_tensors(layers: tuple[Layer, ...], tensors: dict[str, np.ndarray], pe
 class IntegerModel:
     """A packed network in integer arithmetic, in numpy alone: every sum of every layer is an int32.
 
-    Between the layers, float32 does what the trained model does, in the same order: sum x step, + bias, clip, x codes
-    per unit, round half to even. So its codes, logits and predictions equal the trained model's.
+    Between the layers, float32 does what the trained model does, in the same order: sum x step, + bias, clip, x levels,
+    / clip, round half to even. So its codes, logits and predictions equal the trained model's.
     """
 
     def __init__(self, packed: Packed):
@@ -376,7 +376,7 @@ class IntegerModel:
             packed.input_shape,
             packed.layers,
         )
-        self._weights, self._steps, self._biases, self._clips, self._scales = {}, {}, {}, {}, {}
+        self._weights, self._steps, self._biases, self._clips = {}, {}, {}, {}
         input_scale, largest = np.float32(INPUT_SCALE), INPUT_SCALE
         for layer in self.layers:
             name = layer.name
@@ -401,7 +401,7 @@ class IntegerModel:
                     input_scale = np.float32(np.float32(1) / clip) * np.float32(largest)
                 if not np.isfinite(input_scale):
                     raise SqlibError(f"layer '{name}': its clip {clip.item():g} is too small")
-                self._clips[name], self._scales[name] = clip, input_scale
+                self._clips[name] = clip
 
     @classmethod
     def load(cls, path: Path) -> "IntegerModel":
@@ -482,10 +482,16 @@ class IntegerModel:
 
     def _activate(self, sums: np.ndarray, layer: Layer) -> np.ndarray:
         """int32 codes 0 to 2^bits - 1 behind a layer: PACT of the rescaled sums."""
-        y = self._rescale(sums, layer)
-        np.clip(y, 0, self._clips[layer.name], out=y)
-        y *= self._scales[layer.name]
-        return np.rint(y, out=y).astype(np.int32)
+        return activation_codes(self._rescale(sums, layer), self._clips[layer.name], layer.activation_bits)
+
+
+def activation_codes(y: np.ndarray, clip: np.ndarray, bits: int) -> np.ndarray:
+    """int32 codes 0 to 2^bits - 1 of float32 values (overwritten), any shape: those of `sqlib.quant.pact` with this clip."""
+    np.clip(y, 0, clip, out=y)
+    # Multiplied, then divided, as PACT does: one factor n / clip would now and then round to another level.
+    y *= np.float32(2**bits - 1)
+    y /= clip
+    return np.rint(y, out=y).astype(np.int32)
 
 
 def load_packed(path: Path) -> "Network":

@@ -1,5 +1,6 @@
 """Does what is deployed answer as what was trained? The packed integer model and the ONNX file against torch, image by image."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from sqlib import runs
-from sqlib.config import Run, SqlibError
+from sqlib.config import Run, SqlibError, Study
 from sqlib.data import load, to_float
 from sqlib.deploy import IntegerModel
 from sqlib.files import write_atomically
@@ -46,29 +47,37 @@ def onnx_logits(path: Path, images: np.ndarray, batch: int = 500) -> np.ndarray:
 
 
 def measure_run(run: Run, folder: Path) -> dict[str, Any]:
-    """Compare a finished quantised run with its packed and ONNX forms on its test images; writes `deployed.json`.
-
-    Keys `packed` and `onnx`, as `compare`, each with `bytes`, the size of its file. SqlibError when the run is not there
-    or has a float layer.
-    """
+    """A finished quantised run against its packed and ONNX forms on its test images: `packed` and `onnx`, as `compare`,
+    each with `bytes`, the size of its file. SqlibError when the run is not there or has a float layer."""
     torch.set_num_threads(run.threads)
     model, data = runs.load_model(folder), load(run.dataset)
     pixels = data.test_images[: run.evaluation.images]
     images = to_float(pixels)
     trained = predict(model, images).numpy()
-    packed = runs.pack_run(folder)
-    onnx = folder / ".deployed.onnx"
-    try:
+    packed = runs.pack_run(folder, again=True)
+    with tempfile.TemporaryDirectory() as place:
+        onnx = Path(place) / "model.onnx"
         size = export_onnx(model, onnx)
-        result = {
-            "run": run.id,
+        return {
             "packed": {
                 "bytes": packed.stat().st_size,
                 **compare(trained, IntegerModel.load(packed).logits(pixels.numpy())),
             },
             "onnx": {"bytes": size, **compare(trained, onnx_logits(onnx, images.numpy()))},
         }
-    finally:
-        onnx.unlink(missing_ok=True)
-    write_atomically(folder / "deployed.json", runs.to_json(result))
-    return result
+
+
+def measure(study: Study, dataset: str, reports: Path) -> dict[str, dict[str, Any]]:
+    """`measure_run` of every run of the first seed that runs in integers, by its id; writes `results/deployed_<data set>.json`.
+
+    SqlibError when a run is not there, and, after everything was written, when a packed model gives another prediction
+    than the trained one: that must not happen.
+    """
+    chosen = [run for run in study.runs() if run.dataset == dataset and run.seed == study.seeds[0]]
+    chosen = [run for run in chosen if run.setup.all_quantised(run.network)]
+    found = {run.id: measure_run(run, run.folder(reports)) for run in chosen}
+    write_atomically(reports / "results" / f"deployed_{dataset}.json", runs.to_json(found))
+    wrong = [name for name, forms in found.items() if forms["packed"]["same_predictions"] < forms["packed"]["images"]]
+    if wrong:
+        raise SqlibError(f"the packed model answers otherwise than the trained one: {', '.join(wrong)}")
+    return found

@@ -141,6 +141,8 @@ def prepare(study: Study, reports: Path) -> list[str]:
         if not fault and not all((folder / name).exists() for name in (runs.PACKED, "train.html")):
             (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
     for trial in trials_of(study):
+        if trial.path(reports).exists() and not trial.is_current(reports):
+            trial.path(reports).unlink()
         touch_if_current(trial, reports)
     if len(said) > 3:
         said = [*said[:2], f"... and {len(said) - 2} more runs are trained again, for the like reasons"]

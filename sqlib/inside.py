@@ -19,15 +19,15 @@ def weight_levels(model: Network) -> Figure:
     fig, axes = _row(len(model.layer_names))
     for axis, layer in zip(axes, model.layer_names, strict=True):
         module = model.get_submodule(layer)
-        weights = module.weight.detach().flatten().numpy()
-        axis.hist(weights, bins=60, color=_BLUE, alpha=0.6)
-        bits = "float" if module.bits == FLOAT else f"{module.bits} bits"
+        weights, bits = module.weight, "float"
         if module.bits != FLOAT:
-            codes, step, _ = module.codes()
+            codes, step, weights = module.codes()  # DoReFa rounds a transform of the weights
+            bits = f"{module.bits} bits"
             if step.dim():
                 step, bits = step.mean(), f"{bits}, mean channel"
             for level in (codes.unique() * step).tolist():
                 axis.axvline(level, color=_ORANGE, linewidth=0.9)
+        axis.hist(weights.detach().flatten().numpy(), bins=60, color=_BLUE, alpha=0.6)
         axis.set_title(f"{layer}, {bits}")
         axis.set_xlabel("weight")
     return fig

@@ -142,7 +142,9 @@ class _Graph:
         clip = module.alpha.detach()
         bounds = [self.constant("zero", torch.tensor(0.0)), self.constant(f"{name}.clip", clip)]
         clipped = self.node("Clip", [value, *bounds], f"{name}_clipped")
-        scaled = self.node("Mul", [clipped, self.constant(f"{name}.scale", module.code_scale)], f"{name}_scaled")
+        top = self.constant(f"{name}.top", torch.tensor(2.0**module.bits - 1))
+        scaled = self.node("Mul", [clipped, top], f"{name}_scaled")
+        scaled = self.node("Div", [scaled, self.constant(f"{name}.clip", clip)], f"{name}_levels")
         codes = self.coded(scaled, layer.activation_bits, name)
         following = self.model.layer_names[self.model.layer_names.index(layer.name) + 1]
         if self.model.get_submodule(following).bits != FLOAT:

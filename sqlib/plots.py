@@ -727,11 +727,13 @@ def deployed_of(study: Study, reports: Path):
     """One row a run whose packed and ONNX forms were compared with it (`sqlib.deployed`): a table to show."""
     import pandas
 
-    rows = []
+    rows, measured = [], {}
+    for dataset in study.datasets:
+        path = Path(reports) / "results" / f"deployed_{dataset}.json"
+        measured |= read_json(path) if path.exists() else {}
     for run in study.runs():
-        path = run.folder(reports) / "deployed.json"
-        if path.exists():
-            found = read_json(path)
+        if run.id in measured:
+            found = measured[run.id]
             row = {
                 "data set": dataset_title(run.dataset),
                 "setup": run.setup.name,

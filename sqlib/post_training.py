@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sqlib import metrics, runs
 from sqlib.config import Run, Setup, SqlibError, Study
+from sqlib.data import load, stratified_indices, to_float
 from sqlib.files import write_atomically
 from sqlib.models import Network, build_model, evaluating, predict
 from sqlib.quant import pact
@@ -70,14 +71,11 @@ def _entering(model: Network, layer: str, images: Tensor) -> Tensor:
 
 
 def measure_run(study: Study, run: Run, folder: Path) -> dict[str, Any]:
-    """Quantise a finished float run at every setup of the study, measure, and write `post_training.json` into its folder.
+    """A finished float run, rounded at every setup of the study and measured: a mapping by setup.
 
-    For each setup: accuracy on validation (`val_accuracy`) and test images (`accuracy`; fractions), dead-map rate, Gini
-    and entropy of the test maps, clips.
-    SqlibError when the run is not there or not a float one.
+    Accuracy on validation (`val_accuracy`) and test images (`accuracy`; fractions), dead-map rate, Gini and entropy of the
+    test maps (straight-through gradient of the predicted class), clips. SqlibError when the run is not there or not float.
     """
-    from sqlib.data import load, stratified_indices, to_float
-
     torch.set_num_threads(run.threads)
     model, data = runs.load_model(folder), load(run.dataset)
     calibration = to_float(data.train_images[stratified_indices(data.train_labels, CALIBRATION_IMAGES)])
@@ -91,13 +89,19 @@ def measure_run(study: Study, run: Run, folder: Path) -> dict[str, Any]:
         logits = predict(small, test_images)
         maps = saliency_map(small, test_images, logits.argmax(dim=1))
         measured[setup.name] = {
-            "val_accuracy": (predict(small, val_images).argmax(dim=1) == data.validation_labels).double().mean(),
-            "accuracy": (logits.argmax(dim=1) == test_labels).double().mean(),
-            "dead_map_rate": metrics.dead(maps).double().mean(),
-            "gini": metrics.gini(maps).nanmean(),
-            "entropy": metrics.entropy(maps).nanmean(),
-            "clips": {name: clip.alpha for name, clip in small.clips().items()},
+            "val_accuracy": (predict(small, val_images).argmax(dim=1) == data.validation_labels).double().mean().item(),
+            "accuracy": (logits.argmax(dim=1) == test_labels).double().mean().item(),
+            "dead_map_rate": metrics.dead(maps).double().mean().item(),
+            "gini": metrics.gini(maps).nanmean().item(),
+            "entropy": metrics.entropy(maps).nanmean().item(),
+            "clips": {name: clip.alpha.item() for name, clip in small.clips().items()},
         }
-    result = {"run": run.id, "result": runs.read_result(folder)["files"], "setups": measured}
-    write_atomically(folder / "post_training.json", runs.to_json(result))
-    return result
+    return measured
+
+
+def measure(study: Study, dataset: str, reports: Path) -> dict[str, dict[str, Any]]:
+    """`measure_run` of every float run on a data set, by its id; writes `results/post_training_<data set>.json`."""
+    chosen = [run for run in study.runs() if run.dataset == dataset and run.setup.is_float]
+    found = {run.id: measure_run(study, run, run.folder(reports)) for run in chosen}
+    write_atomically(reports / "results" / f"post_training_{dataset}.json", runs.to_json(found))
+    return found

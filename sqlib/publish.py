@@ -44,8 +44,6 @@ def copy_selection(study: Study, reports: Path, target: Path) -> list[str]:
     always = [*reports.glob("*.html"), *(reports / "tables").glob("*"), *(reports / "figures").glob("*.png")]
     always += [path for path in (reports / "results").glob("*") if path.suffix in (".json", ".csv")]
     always += [run.folder(reports) / name for run in study.runs() for name in ("result.json", "parameters.json")]
-    beside = [run.folder(reports) / name for run in study.runs() for name in ("post_training.json", "deployed.json")]
-    always += [path for path in beside if path.exists()]
     always += [trial.path(reports) for trial in trials_of(study) if trial.path(reports).exists()]
     always += [run.folder(reports) / ("model.safetensors" if run.setup.is_float else runs.PACKED) for run in first]
     pages = [run.folder(reports) / name for name in ("saliency.html", "train.html") for run in first]

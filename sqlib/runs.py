@@ -198,13 +198,22 @@ def load_model(folder: Path) -> "torch.nn.Module":
     return model.eval()
 
 
-def pack_run(folder: Path) -> Path:
-    """Write a finished run's `packed.safetensors` unless the one there is newer than its result; returns its path."""
-    from sqlib.deploy import pack
+def pack_run(folder: Path, again: bool = False) -> Path:
+    """Write a finished run's `packed.safetensors`; returns its path.
 
-    result, packed = Path(folder) / "result.json", Path(folder) / PACKED
-    if not packed.exists() or packed.stat().st_mtime < result.stat().st_mtime:
-        pack(load_model(folder), packed)
+    Nothing is done when the one there is whole and newer than the result, unless it is to be made `again`.
+    """
+    from sqlib.deploy import pack, read_packed
+
+    folder = Path(folder)
+    packed = folder / PACKED
+    if not (folder / "model.safetensors").exists():
+        return packed  # a published run: there is nothing to pack
+    if not again and packed.exists() and packed.stat().st_mtime >= (folder / "result.json").stat().st_mtime:
+        with contextlib.suppress(SqlibError):
+            read_packed(packed)
+            return packed
+    pack(load_model(folder), packed)
     return packed
 
 
@@ -322,7 +331,7 @@ def collect(study: Study | None, reports_folder: Path) -> "pandas.DataFrame":
         folders = sorted(path.parent for path in runs.glob("*/*/*/*/seed*/result.json"))
     else:
         folders = [run.folder(reports_folder) for run in study.runs()]
-    rows, rounded = [], _post_training(runs)
+    rows, rounded = [], _post_training(Path(reports_folder) / "results")
     for folder in folders:
         if not (folder / "result.json").exists():
             continue
@@ -340,14 +349,15 @@ def collect(study: Study | None, reports_folder: Path) -> "pandas.DataFrame":
     return table
 
 
-def _post_training(runs: Path) -> dict[tuple, dict[str, float]]:
+def _post_training(results: Path) -> dict[tuple, dict[str, float]]:
     """What post-training quantisation of the float runs gave, by (dataset, network, setup, training, seed) it stands beside."""
     found = {}
-    for path in runs.glob("*/*/*/*/seed*/post_training.json"):
-        dataset, network, _, training, seed = path.parent.relative_to(runs).parts
-        for setup, measured in read_json(path)["setups"].items():
-            values = {f"post_training_{key}": measured[key] for key in ("accuracy", "dead_map_rate", "gini")}
-            found[dataset, network, setup, training, int(seed.removeprefix("seed"))] = values
+    for path in results.glob("post_training_*.json"):
+        for run_id, setups in read_json(path).items():
+            dataset, network, _, training, seed = run_id.split("/")
+            for setup, measured in setups.items():
+                values = {f"post_training_{key}": measured[key] for key in ("accuracy", "dead_map_rate", "gini")}
+                found[dataset, network, setup, training, int(seed.removeprefix("seed"))] = values
     return found
 
 

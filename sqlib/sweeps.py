@@ -34,27 +34,31 @@ class Override(Strict):
 
 
 class Factor(Strict):
-    """One parameter: its name for readers, what it does, and its values by label; the default is the one with `{}`."""
+    """One parameter: its name for readers, what it does, its values by label, and which of them is the study's default.
+
+    `trials` checks that the default's value is the study's, and that no other one is. spends_bits: its values differ in
+    the bits of the network and not only in how well the same bits are used.
+    """
 
     title: str
     about: str
+    default: str
     values: dict[str, Override]
+    spends_bits: bool = False
 
     @field_validator("values")
     @classmethod
     def _values(cls, values: dict[str, Override]) -> dict[str, Override]:
-        defaults = [label for label, change in values.items() if change == Override()]
-        if len(defaults) != 1 or len(values) < 2:
-            raise ValueError("needs two values or more, exactly one of them empty: {} stands for the study's default")
         for label in values:
             if not re.fullmatch(r"[A-Za-z0-9_.+-]+", label):
                 raise ValueError(f"label '{label}': only letters, digits and . _ + - (it names files)")
         return values
 
-    @property
-    def default(self) -> str:
-        """The label of the study's default."""
-        return next(label for label, change in self.values.items() if change == Override())
+    @model_validator(mode="after")
+    def _default(self) -> "Factor":
+        if self.default not in self.values or len(self.values) < 2:
+            raise ValueError(f"values: needs two or more, the default '{self.default}' among them")
+        return self
 
 
 class Sweep(Strict):
@@ -134,7 +138,32 @@ def trials(study: Study, sweep: Sweep) -> list[Trial]:
         for variant, (setup, training, change) in variants.items():
             runs = [_run(study, sweep, dataset, setup, training, seed, variant, change) for seed in sweep.seeds]
             found.append(Trial(sweep.name, dataset, variant, tuple(runs)))
+        plain = next(trial for trial in found if (trial.dataset, trial.variant) == (dataset, DEFAULT)).runs
+        for name, factor in sweep.factors.items():
+            change = factor.values[factor.default]
+            stated = _run(study, sweep, dataset, sweep.setup, sweep.training, sweep.seeds[0], name, change)
+            if stated != plain[0]:
+                raise SqlibError(
+                    f"params/sweeps/{sweep.name}.yaml: {name}: '{factor.default}' is called the default, but study "
+                    f"'{study.name}' has another value ({_difference(plain[0], stated)})"
+                )
+        for trial in found:
+            if trial.dataset == dataset and trial.variant not in (DEFAULT, BASELINE) and trial.runs == plain:
+                raise SqlibError(f"params/sweeps/{sweep.name}.yaml: {trial.variant} changes nothing: it is the default")
     return found
+
+
+def _difference(a: Run, b: Run) -> str:
+    """The first value in which two runs differ, in words."""
+
+    def flat(value: Any, at: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {at.removeprefix("."): value}
+        return {key: part for name, inner in value.items() for key, part in flat(inner, f"{at}.{name}").items()}
+
+    ours, theirs = flat(a.model_dump()), flat(b.model_dump())
+    key = next(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
+    return f"{key.replace('parameters.', 'training.')}: {ours.get(key)}, not {theirs.get(key)}"
 
 
 def trials_of(study: Study) -> list[Trial]:
@@ -156,12 +185,18 @@ def trial_of(study: Study, trial_id: str) -> Trial:
 def _run(study, sweep, dataset, setup, training, seed, variant, change) -> Run:
     base = study.model_copy(update={"setups": [load_setup(setup)]})
     content = Run.make(base, dataset, study.networks[0], setup, training, seed).model_dump()
-    budget = {key: value for key, value in sweep.budget.items() if key != "epochs"}
-    content["parameters"] = _merged(_merged(content["parameters"], budget), change.training)
+    content["parameters"] = _merged(_merged(content["parameters"], sweep.budget), change.training)
     content["setup"] = _merged(content["setup"], change.setup)
-    content["epochs"] = content["parameters"]["epochs"] = sweep.budget.get("epochs", content["epochs"])
+    for key in ("epochs", "shift"):
+        if isinstance(content["parameters"].get(key), dict):
+            content["parameters"][key] = content["parameters"][key].get(dataset)
+    content["epochs"] = content["parameters"]["epochs"]
     try:
-        return Run.model_validate(content)
+        run = Run.model_validate(content)
+        run.setup.check_network(run.network)
+        return run
+    except SqlibError as error:
+        raise SqlibError(f"params/sweeps/{sweep.name}.yaml: {variant}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])).replace("parameters.", "training.")
@@ -190,8 +225,11 @@ def run_trial(trial: Trial, path: Path) -> bool:
     started, seeds = time.time(), []
     dataset = data.load(trial.dataset)
     for run in trial.runs:
-        _, history = train.fit(run, dataset)
-        seeds.append({"seed": run.seed, "history": history})
+        try:
+            _, history = train.fit(run, dataset)
+            seeds.append({"seed": run.seed, "history": history})
+        except SqlibError as error:  # a value with which training diverges is a finding, and no reason to stop
+            seeds.append({"seed": run.seed, "diverged": str(error)})
     result = {
         "trial": trial.id,
         "runs": [run.model_dump(mode="json") for run in trial.runs],
@@ -218,17 +256,19 @@ def touch_if_current(trial: Trial, reports: Path) -> None:
 
 
 def collect_trials(study: Study, sweep: Sweep, reports: Path) -> "pandas.DataFrame":
-    """One row a trained network: dataset, factor, value, variant, seed, `MEASURES`, clips and their means, seconds.
+    """One row a trained network: dataset, factor, value, variant, seed, `MEASURES`, mean clip, seconds.
+
+    A network whose training diverged has NaN everywhere.
 
     The default stands under every factor, with that factor's label; the baseline has factor and value `baseline`.
-    Trials not made yet are left out.
+    Trials not made yet, or made with other parameters, are left out.
     """
     import pandas
 
     rows = []
     for trial in trials(study, sweep):
         path = trial.path(reports)
-        if not path.exists():
+        if not path.exists() or read_json(path).get("runs") != [run.model_dump(mode="json") for run in trial.runs]:
             continue
         if trial.variant == DEFAULT:
             places = [(name, factor.default) for name, factor in sweep.factors.items()]
@@ -237,11 +277,12 @@ def collect_trials(study: Study, sweep: Sweep, reports: Path) -> "pandas.DataFra
         else:
             places = [tuple(trial.variant.split("=", 1))]
         for entry in read_json(path)["seeds"]:
-            last = entry["history"][-1]
-            measured = {key: math.nan if last[key] is None else last[key] for key in MEASURES}
-            clips = list(last["clips"].values())
+            history = entry.get("history", [])
+            last = history[-1] if history else {}
+            measured = {key: math.nan if last.get(key) is None else last[key] for key in MEASURES}
+            clips = list(last.get("clips", {}).values())
             measured["mean_clip"] = sum(clips) / len(clips) if clips else math.nan
-            measured["seconds"] = sum(epoch["seconds"] for epoch in entry["history"])
+            measured["seconds"] = sum(epoch["seconds"] for epoch in history)
             for factor, value in places:
                 rows.append(
                     {
@@ -269,52 +310,62 @@ class Comparison:
     most_dead_maps: float
     gini_gain: float
     pairs: int
-    verdict: Literal["better", "not better", "dead maps"]
+    verdict: Literal["better", "replaces", "not better", "dead maps", "diverged"]
 
 
 def decide(table: "pandas.DataFrame", sweep: Sweep) -> tuple[list[Comparison], dict[str, str]]:
     """Every value against the default, and the value the rule picks for each factor.
 
-    The rule: values with more than `most_dead_maps` dead maps in any network are out. A value replaces the default only
-    if its accuracy, paired by data set and seed, is higher with a t interval that excludes 0 at 95% for the whole
-    sweep (Bonferroni: 1 - 0.05 / number of values tried), and in the mean on no data set lower. Of several such values
-    the one with the largest mean gain. If the default itself has too many dead maps, the value with the highest mean
-    accuracy among those that do not replaces it. Raises SqlibError when the default or a value is missing.
+    The rule: values with more than `most_dead_maps` dead maps in any network, or with which training diverged, are out.
+    A value replaces the default only if its accuracy, paired by data set and seed, is higher with an interval that
+    excludes 0, and in the mean on no data set lower; of several such values the one with the largest mean gain. The
+    interval is Student's t over the pairs, their spread taken within data sets, at 95% for the factor (Bonferroni: 1 -
+    0.05 / values tried). If the default itself has too many dead maps, the most accurate value that is not out
+    replaces it. Raises SqlibError when a trial is missing, or the default diverged.
     """
-    from scipy import stats
-
-    tried = sum(len(factor.values) - 1 for factor in sweep.factors.values())
     found, chosen = [], {}
     for name, factor in sweep.factors.items():
         part = table[table["factor"] == name]
-        base = part[part["value"] == factor.default].set_index(["dataset", "seed"])
+        base = part[part["value"] == factor.default].set_index(["dataset", "seed"]).sort_index()
         if base.empty:
             raise SqlibError(f"sweep '{sweep.name}': the default has not been trained yet")
-        chosen[name], best = factor.default, 0.0
+        if base["val_accuracy"].isna().any():
+            raise SqlibError(f"sweep '{sweep.name}': training diverged with the default itself")
+        chosen[name], best = factor.default, None
         alive = base["val_dead_map_rate"].max() <= sweep.most_dead_maps
         for value in factor.values:
             if value == factor.default:
                 continue
-            here = part[part["value"] == value].set_index(["dataset", "seed"])
-            if here.empty:
-                raise SqlibError(f"sweep '{sweep.name}': {name}={value} has not been trained yet")
-            gains = (here["val_accuracy"] - base["val_accuracy"]).dropna()
-            half = math.inf
-            if len(gains) > 1:
-                half = stats.t.ppf(1 - 0.025 / tried, len(gains) - 1) * gains.std() / math.sqrt(len(gains))
-            mean, worst = gains.mean(), gains.groupby(level="dataset").mean().min()
-            dead = here["val_dead_map_rate"].max()
-            verdict = "not better"
-            if dead > sweep.most_dead_maps:
-                verdict = "dead maps"
-            elif not alive or (mean - half > 0 and worst >= 0):
-                verdict = "better"
-            comparison = Comparison(
-                factor=name, value=value, gain=mean, low=mean - half, high=mean + half, worst_data_set=worst,
-                most_dead_maps=dead, gini_gain=(here["val_gini"] - base["val_gini"]).mean(), pairs=len(gains),
-                verdict=verdict,
-            )  # fmt: skip
+            here = part[part["value"] == value].set_index(["dataset", "seed"]).sort_index()
+            if not here.index.equals(base.index):
+                raise SqlibError(f"sweep '{sweep.name}': {name}={value} has not been trained yet, or not everywhere")
+            comparison = _against(here, base, name, value, len(factor.values) - 1, sweep.most_dead_maps, alive)
             found.append(comparison)
-            if verdict == "better" and (mean > best or (not alive and chosen[name] == factor.default)):
-                chosen[name], best = value, mean
+            if comparison.verdict in ("better", "replaces") and (best is None or comparison.gain > best):
+                chosen[name], best = value, comparison.gain
     return found, chosen
+
+
+def _against(here, base, factor: str, value: str, tried: int, most_dead: float, alive: bool) -> Comparison:
+    """A value's networks against the default's, both indexed by data set and seed."""
+    from scipy import stats
+
+    gains, dead = here["val_accuracy"] - base["val_accuracy"], here["val_dead_map_rate"].max()
+    by_data_set = gains.groupby(level="dataset")
+    mean, worst = gains.mean(), by_data_set.mean().min()
+    half, freedom = math.inf, len(gains) - by_data_set.ngroups
+    if freedom > 0:
+        spread = math.sqrt(((gains - by_data_set.transform("mean")) ** 2).sum() / freedom)
+        half = stats.t.ppf(1 - 0.025 / tried, freedom) * spread / math.sqrt(len(gains))
+    if gains.isna().any():
+        verdict = "diverged"
+    elif dead > most_dead:
+        verdict = "dead maps"
+    elif not alive:
+        verdict = "replaces"
+    else:
+        verdict = "better" if mean - half > 0 and worst >= 0 else "not better"
+    return Comparison(
+        factor=factor, value=value, gain=mean, low=mean - half, high=mean + half, worst_data_set=worst,
+        most_dead_maps=dead, gini_gain=(here["val_gini"] - base["val_gini"]).mean(), pairs=len(gains), verdict=verdict,
+    )  # fmt: skip

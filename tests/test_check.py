@@ -92,14 +92,34 @@ def test_missing_runs_and_other_parameters_are_told_and_not_compared(tmp_path):
     result["digest"] = "another"
     path.write_text(json.dumps(result))
     report = check.compare_studies(STUDY, fresh, published)
-    assert report.missing == {first.id: "not made yet", second.id: "published with other parameters"}
+    assert report.missing == {first.id: "not made yet", second.id: "made with other parameters"}
     assert "not compared: 2 runs" in check.describe(report)
     assert check.describe(report).endswith("as far as there are results")
 
 
+def test_one_seed_elsewhere_is_judged_by_the_spread_of_all_that_are_published(tmp_path):
+    published = write(tmp_path / "p", seeds)
+    fresh = write(tmp_path / "f", lambda run: seeds(run) + 1e-4, machine="cpu B")
+    for run in STUDY.runs():
+        if run.seed:
+            (run.folder(fresh) / "result.json").unlink()
+    report = check.compare_studies(STUDY, fresh, published)
+    assert not report.moved
+    row = next(row for row in report.rows if row.metric == "test_accuracy")
+    assert (row.fresh, row.published) == (pytest.approx(0.9001), pytest.approx(0.901))
+    assert row.tolerance == pytest.approx(3.4748 * 0.001 * (1 + 1 / 3) ** 0.5, rel=1e-4)
+
+
+def test_a_damaged_result_is_an_error_of_its_own(tmp_path):
+    published, fresh = write(tmp_path / "p", seeds), write(tmp_path / "f", seeds)
+    (STUDY.runs()[0].folder(fresh) / "result.json").write_text("{")
+    with pytest.raises(SqlibError, match="damaged"):
+        check.compare_studies(STUDY, fresh, published)
+
+
 def test_nothing_to_compare_is_an_error(tmp_path):
     published = write(tmp_path / "p", seeds)
-    with pytest.raises(SqlibError, match="make reproduce STUDY=smoke"):
+    with pytest.raises(SqlibError, match=r"no run of study 'smoke' can be compared .*not made yet: 24"):
         check.compare_studies(STUDY, tmp_path / "none", published)
     with pytest.raises(SqlibError, match="no published results"):
         check.compare_studies(STUDY, published, tmp_path / "none")

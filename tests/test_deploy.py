@@ -18,6 +18,7 @@ from safetensors import safe_open
 from sqlib import data, deploy, onnx_export, train
 from sqlib.config import LayerBits, Run, Setup, SqlibError, load_study
 from sqlib.models import build_model, predict
+from sqlib.quant import pact
 from sqlib.saliency import saliency_map
 
 STUDY = load_study("smoke")
@@ -88,6 +89,17 @@ def test_bits_survive_and_lie_where_the_documentation_says(case):
 def test_bits_by_hand():
     assert deploy.pack_bits(np.array([0, 1, 2, 3]), 2).tolist() == [0xE4]
     assert deploy.pack_bits(np.array([1, 7, 4]), 3).tolist() == [0b00111001, 0b1]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_integer_runtime_rounds_activations_as_pact_does(bits):
+    # Among so many values some lie where another order of multiplying and dividing rounds to another level.
+    generator = torch.Generator().manual_seed(bits)
+    n = 2**bits - 1
+    for clip in (0.37, 1.9, 3.3000002):
+        y = 1.1 * clip * torch.rand(1_000_000, generator=generator) - 0.05 * clip
+        expected = (pact(y, clip, bits).double() * n / float(np.float32(clip))).round().int().numpy()
+        assert np.array_equal(deploy.activation_codes(y.numpy().copy(), np.float32(clip), bits), expected)
 
 
 # ---------------------------------------------------------------------------------------------------- same answers

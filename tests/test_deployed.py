@@ -5,8 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from sqlib import deployed, runs
-from sqlib.config import REPOSITORY, SqlibError
+from sqlib import deploy, deployed, runs
+from sqlib.config import REPOSITORY, SqlibError, load_study
+from sqlib.stamps import write_stamps
+from sqlib.train import seeded_model
 
 
 def test_comparison_by_hand():
@@ -23,13 +25,31 @@ def test_comparison_by_hand():
 def test_a_published_network_answers_the_same_in_integers_and_as_onnx(tmp_path, dataset, setup):
     folder = tmp_path / "run"
     shutil.copytree(REPOSITORY / f"reports/reference/runs/{dataset}/lenet/{setup}/standard/seed0", folder)
+    before = {path.name for path in folder.iterdir()}
     result = deployed.measure_run(runs.run_of(folder), folder)
-    assert result == runs.read_json(folder / "deployed.json")
     assert result["packed"]["images"] == 10_000
     assert result["packed"]["same_predictions"] == 10_000 and result["packed"]["largest_relative"] <= 1e-4
     assert result["onnx"]["same_predictions"] >= 9_999 and result["onnx"]["largest_relative"] <= 1e-3
     assert result["packed"]["bytes"] == (folder / runs.PACKED).stat().st_size
-    assert not list(folder.glob(".*"))
+    assert {path.name for path in folder.iterdir()} == before
+
+
+def test_the_trained_weights_themselves_are_what_is_compared(tmp_path, monkeypatch):
+    """Not the packed file with itself: a run saved with weights that are not the packed ones is found out."""
+    study = load_study("smoke")
+    run = study.run("mnist/lenet/w2a2/standard/seed0")
+    folder = run.folder(tmp_path)
+    write_stamps(study, tmp_path)
+    models = [seeded_model(run.model_copy(update={"seed": seed})) for seed in (0, 1)]
+    for model in models:
+        for clip in model.clips().values():
+            clip.alpha.data.fill_(2.0)
+    runs.save_run(folder, run, models[0].eval(), [{}], {}, {}, {}, 0.0)
+    same = deployed.measure_run(run, folder)
+    assert same["packed"]["images"] == same["packed"]["same_predictions"] == 500 and same["packed"]["equal_bit_for_bit"]
+    deploy.pack(models[1], tmp_path / "other")
+    monkeypatch.setattr(runs, "pack_run", lambda *_, **__: tmp_path / "other")
+    assert deployed.measure_run(run, folder)["packed"]["same_predictions"] < 500
 
 
 def test_a_float_run_cannot_be_compared(tmp_path):
@@ -37,4 +57,3 @@ def test_a_float_run_cannot_be_compared(tmp_path):
     shutil.copytree(REPOSITORY / "reports/reference/runs/mnist/lenet/fp32/standard/seed0", folder)
     with pytest.raises(SqlibError, match="not quantised"):
         deployed.measure_run(runs.run_of(folder), folder)
-    assert not (folder / "deployed.json").exists()

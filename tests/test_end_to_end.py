@@ -37,8 +37,8 @@ def smoke(tmp_path_factory):
 def test_it_says_what_it_will_do_and_then_one_line_a_job(smoke):
     _, done = smoke
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("smoke: 16 runs to train, 23 pages to make: about")
-    assert [int(line[1:3]) for line in lines[1:-1]] == list(range(1, 40))
+    assert lines[0].startswith("smoke: 16 runs to train, 6 trials of sweeps, 28 pages to make: about")
+    assert [int(line[1:3]) for line in lines[1:-1]] == list(range(1, 51))
     assert sum(": test " in line for line in lines) == 16
     assert lines[-1].startswith("smoke: done in ")
     assert done.stderr == ""
@@ -65,6 +65,7 @@ def test_every_page_is_there(smoke):
         "data_fashion_mnist",
         "compare_mnist",
         "compare_fashion_mnist",
+        "sweep_quick",
     ):
         page = (folder / f"{name}.html").read_text()
         assert "<h1" in page
@@ -81,6 +82,31 @@ def test_the_table_of_runs(smoke):
         assert 0.3 < float(row["test_accuracy"]) <= 1, row  # learned something: chance is 0.1
         assert 0 <= float(row["dead_map_rate"]) <= 1
         assert int(row["weight_bytes"]) > 0
+
+
+def test_what_is_deployed_answers_as_what_was_trained(smoke):
+    folder, _ = smoke
+    for dataset in STUDY.datasets:
+        found = runs.read_json(folder / f"results/deployed_{dataset}.json")
+        assert len(found) == 3 * 2  # setups without a float layer, both trainings
+        for forms in found.values():
+            assert forms["packed"]["same_predictions"] == forms["packed"]["images"] == STUDY.evaluation.images
+            assert forms["packed"]["largest_relative"] <= 1e-4 and forms["onnx"]["largest_relative"] <= 1e-3
+
+
+def test_the_post_training_baseline_stands_beside_the_quantised_runs(smoke):
+    folder, _ = smoke
+    with open(folder / "results/runs.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            assert (row["post_training_accuracy"] == "") == (row["setup"] == "fp32")
+    assert "rounded afterwards" in (folder / "tables.html").read_text()
+
+
+def test_the_sweep_has_its_page_and_its_trials(smoke):
+    folder, _ = smoke
+    result = runs.read_json(folder / "results/sweep_quick.json")
+    assert len(result["trials"]) == 2 * 3
+    assert result["defaults"] == {"clip_start": "10"}
 
 
 def test_a_second_time_does_nothing(smoke):

@@ -72,12 +72,19 @@ def test_a_run_is_measured_beside_its_result_and_found_by_the_tables(tmp_path, m
         folder = tmp_path / f"runs/mnist/lenet/{setup}/standard/seed0"
         shutil.copytree(FLOAT_RUN.parents[2] / f"{setup}/standard/seed0", folder)
     study = study.model_copy(update={"setups": [study.setup("fp32"), study.setup("w2a2")]})
-    result = post_training.measure_run(study, run, tmp_path / "runs" / run.id)
-    assert set(result["setups"]) == {"w2a2"}
-    model = runs.load_model(FLOAT_RUN)
-    assert set(result["setups"]["w2a2"]["clips"]) == set(model.layer_names[:-1])
+    measured = post_training.measure_run(study, run, tmp_path / "runs" / run.id)
+    assert set(measured) == {"w2a2"} and 0.5 < measured["w2a2"]["accuracy"] < 1
+    assert set(measured["w2a2"]["clips"]) == {"conv1", "conv2", "fc1"}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/post_training_mnist.json").write_bytes(runs.to_json({run.id: measured}))
     table = runs.collect(None, tmp_path).set_index("setup")
-    measured = runs.read_json(tmp_path / "runs" / run.id / "post_training.json")["setups"]["w2a2"]
-    assert 0.5 < measured["accuracy"] < 1
-    assert table.loc["w2a2", "post_training_accuracy"] == measured["accuracy"]
+    assert table.loc["w2a2", "post_training_accuracy"] == measured["w2a2"]["accuracy"]
     assert table["post_training_accuracy"].isna()["fp32"]
+
+
+def test_every_float_run_of_a_data_set_is_rounded(tmp_path, monkeypatch):
+    study = load_study("smoke")
+    monkeypatch.setattr(post_training, "measure_run", lambda study, run, folder: {"w2a2": {"accuracy": 0.5}})
+    found = post_training.measure(study, "mnist", tmp_path)
+    assert set(found) == {"mnist/lenet/fp32/standard/seed0", "mnist/lenet/fp32/saliency_guided/seed0"}
+    assert runs.read_json(tmp_path / "results/post_training_mnist.json") == found

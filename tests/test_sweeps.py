@@ -3,7 +3,6 @@
 import json
 import os
 
-import pandas as pd
 import pytest
 import yaml
 
@@ -20,16 +19,22 @@ PLAIN = {
         "clip_start": {
             "title": "Start",
             "about": "A.",
-            "values": {"1": {"training": {"clip": {"start": 1.0}}}, "10": {}},
+            "default": "10",
+            "values": {"1": {"training": {"clip": {"start": 1.0}}}, "10": {"training": {"clip": {"start": 10.0}}}},
         },
         "ends": {
             "title": "Ends",
             "about": "B.",
+            "default": "same",
             "values": {"same": {}, "float": {"setup": {"first": {"weights": 32}, "last": {"weights": 32}}}},
         },
     },
 }
 STUDY = load_study("smoke").model_copy(update={"sweeps": ["s"]})
+
+
+def factor(values, default):
+    return {"title": "F", "about": "", "values": values, "default": default}
 
 
 def loaded(tmp_path, **changes):
@@ -75,8 +80,9 @@ def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
         ({"most_dead_maps": 2.0}, "most_dead_maps"),
         ({"sed": [0]}, "unknown key 'sed'"),
         ({"factors": {"default": PLAIN["factors"]["ends"]}}, "'default'"),
-        ({"factors": {"f": {"title": "F", "about": "", "values": {"a": {}, "b": {}}}}}, "exactly one of them empty"),
-        ({"factors": {"f": {"title": "F", "about": "", "values": {"a": {}, "../b": {"setup": {"x": 1}}}}}}, "label"),
+        ({"factors": {"f": factor({"a": {}}, "a")}}, "needs two or more"),
+        ({"factors": {"f": factor({"a": {}, "b": {}}, "c")}}, "the default 'c' among them"),
+        ({"factors": {"f": factor({"a": {}, "../b": {"setup": {"x": 1}}}, "a")}}, "label"),
     ],
 )
 def test_a_bad_sweep_is_one_clear_line(tmp_path, change, message):
@@ -95,9 +101,57 @@ def test_a_bad_sweep_is_one_clear_line(tmp_path, change, message):
     ],
 )
 def test_an_impossible_value_names_its_variant_and_key(tmp_path, override, message):
-    sweep = loaded(tmp_path, factors={"f": {"title": "F", "about": "", "values": {"a": {}, "b": override}}})
+    sweep = loaded(tmp_path, factors={"f": factor({"a": {}, "b": override}, "a")})
     with pytest.raises(SqlibError, match=rf"f=b: .*{message}"):
         sweeps.trials(STUDY, sweep)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            {"3": {"training": {"clip": {"start": 3.0}}}, "x": {}},
+            r"f: '3' is called the default.*clip.start: 10.0, not 3.0",
+        ),
+        ({"3": {}, "10": {"training": {"clip": {"start": 10.0}}}}, "f=10 changes nothing"),
+    ],
+)
+def test_the_default_is_what_the_study_has_and_nothing_else_is(tmp_path, values, message):
+    sweep = loaded(tmp_path, factors={"f": factor(values, "3")})
+    with pytest.raises(SqlibError, match=message):
+        sweeps.trials(STUDY, sweep)
+
+
+def test_epochs_and_a_data_sets_own_values_can_be_swept(tmp_path):
+    values = {"1": {}, "8": {"training": {"epochs": 8}}, "m": {"training": {"shift": {"mnist": 2, "fashion_mnist": 1}}}}
+    found = {t.id: t.runs[0] for t in sweeps.trials(STUDY, loaded(tmp_path, factors={"f": factor(values, "1")}))}
+    assert found["s/mnist/f=8"].epochs == found["s/mnist/f=8"].parameters.epochs == 8
+    assert [found[f"s/{name}/f=m"].parameters.shift for name in ("mnist", "fashion_mnist")] == [2, 1]
+
+
+def test_a_layer_that_the_network_lacks_is_told_before_anything_is_trained(tmp_path):
+    values = {"a": {}, "b": {"setup": {"layers": {"fc3": {"weights": 4}}}}}
+    with pytest.raises(SqlibError, match="f=b: .*no layer 'fc3'"):
+        sweeps.trials(STUDY, loaded(tmp_path, factors={"f": factor(values, "a")}))
+
+
+def test_a_value_with_which_training_diverges_is_a_finding(tmp_path, monkeypatch):
+    def fit(run, data):
+        raise SqlibError(f"{run.id}: training diverged")
+
+    trial = next(t for t in sweeps.trials(STUDY, loaded(tmp_path)) if t.id == "s/mnist/clip_start=1")
+    monkeypatch.setattr("sqlib.train.fit", fit)
+    assert sweeps.run_trial(trial, trial.path(tmp_path))
+    rows = sweeps.collect_trials(STUDY, loaded(tmp_path), tmp_path)
+    assert len(rows) == 2 and rows["val_accuracy"].isna().all()
+
+
+def test_results_made_with_other_parameters_are_left_out(tmp_path):
+    trial = next(t for t in sweeps.trials(STUDY, loaded(tmp_path)) if t.variant == "clip_start=1")
+    path = trial.path(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"runs": [], "seeds": [{"seed": 0, "diverged": "x"}]}))
+    assert sweeps.collect_trials(STUDY, loaded(tmp_path), tmp_path).empty
 
 
 def test_unknown_names_are_told_with_the_nearest(tmp_path):
@@ -158,7 +212,7 @@ def write_trials(tmp_path, accuracy, dead=None):
             rows.append({"seed": run.seed, "history": [last]})
         path = trial.path(tmp_path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"seeds": rows}))
+        path.write_text(json.dumps({"seeds": rows, "runs": [run.model_dump(mode="json") for run in trial.runs]}))
     return sweep, sweeps.collect_trials(STUDY, sweep, tmp_path)
 
 
@@ -191,11 +245,28 @@ def test_the_rule_takes_what_is_better_beyond_chance(tmp_path):
     )
     comparisons, chosen = sweeps.decide(table, sweep)
     assert chosen == {"clip_start": "10", "ends": "float"}
-    # By hand: gains 0.050, 0.051, 0.050 twice; t(5) at 1 - 0.025 / 2 is 3.1634.
-    gains = pd.Series([0.050, 0.051, 0.050] * 2)
+    # By hand: gains 0.050, 0.051, 0.050 on both data sets; squares within them 2 x 6.667e-7, 4 degrees of freedom, t 2.7764.
     ends = next(c for c in comparisons if c.factor == "ends")
-    assert ends.low == pytest.approx(gains.mean() - 3.1634 * gains.std() / 6**0.5, abs=1e-6)
+    assert ends.low == pytest.approx(0.151 / 3 - 2.7764 * (2 * 6.6667e-7 / 4) ** 0.5 / 6**0.5, abs=1e-6)
     assert ends.verdict == "better"
+
+
+def test_a_difference_between_data_sets_is_no_noise(tmp_path):
+    sweep, table = write_trials(tmp_path, {**FLAT, "clip_start=1": [0.81, 0.82, 0.83], "ends=float": [0.8] * 3})
+    more = (table["dataset"] == "mnist") & (table["value"] == "1")
+    table.loc[more, "val_accuracy"] += (
+        0.05  # gains of 0.01 on one and 0.06 on the other data set, the same for every seed
+    )
+    assert sweeps.decide(table, sweep)[1]["clip_start"] == "1"
+    table.loc[more, "val_accuracy"] -= 0.07  # and a loss on one of them
+    assert sweeps.decide(table, sweep)[1]["clip_start"] == "10"
+
+
+def test_a_value_that_diverged_anywhere_is_out(tmp_path):
+    sweep, table = write_trials(tmp_path, {**FLAT, "clip_start=1": [0.9, 0.91, 0.92], "ends=float": [0.8] * 3})
+    table.loc[(table["value"] == "1") & (table["seed"] == 2), "val_accuracy"] = float("nan")
+    comparisons, chosen = sweeps.decide(table, sweep)
+    assert chosen["clip_start"] == "10" and comparisons[0].verdict == "diverged"
 
 
 def test_the_rule_takes_nothing_that_kills_maps_however_accurate(tmp_path):
@@ -211,7 +282,9 @@ def test_the_rule_takes_nothing_that_kills_maps_however_accurate(tmp_path):
 def test_a_default_with_dead_maps_is_replaced_even_by_something_less_accurate(tmp_path):
     accuracy = {**FLAT, "clip_start=1": [0.7, 0.7, 0.7], "ends=float": [0.75] * 3}
     sweep, table = write_trials(tmp_path, accuracy, dead={"default": 0.5})
-    assert sweeps.decide(table, sweep)[1] == {"clip_start": "1", "ends": "float"}
+    comparisons, chosen = sweeps.decide(table, sweep)
+    assert chosen == {"clip_start": "1", "ends": "float"}
+    assert {comparison.verdict for comparison in comparisons} == {"replaces"}
 
 
 def test_the_rule_does_not_guess_what_was_not_trained(tmp_path):
