@@ -176,16 +176,22 @@ def follow(
 def reaction(
     model: Network, images: Tensor, targets: Tensor, method: str, surrogate: str, seed: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Sanity of a method: means after full randomisation, at each depth, and whether it is flagged; per-image values."""
+    """Sanity of a method: means after full randomisation, at each depth, and the flags of `sanity.Cascade`; per-image values."""
     cascade = sanity.randomisation(model, images, targets, method, surrogate, seed)
-    by_depth = {"spearman": cascade.spearman, "ssim": cascade.ssim, "dead": cascade.dead.float()}
+    by_depth = {
+        "spearman": cascade.spearman,
+        "spearman_foreground": cascade.foreground,
+        "ssim": cascade.ssim,
+        "dead": cascade.dead.float(),
+    }
     means = {name: summary(values[-1]) for name, values in by_depth.items()}
     depths = [
         {"layer": layer, **{name: summary(values[depth]) for name, values in by_depth.items()}}
         for depth, layer in enumerate(cascade.layers)
     ]
-    values = {"sanity_spearman": cascade.spearman[-1], "sanity_ssim": cascade.ssim[-1]}
-    return {**means, "flagged": cascade.flagged, "depths": depths}, values
+    flags = {"flagged": cascade.flagged, "flagged_foreground": cascade.flagged_foreground}
+    values = {f"sanity_{name}": values[-1] for name, values in by_depth.items()}
+    return {**means, **flags, "depths": depths}, values
 
 
 # ---- agreement between models --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ trained model. A method whose maps stay the same shows the image, or the archite
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -44,12 +45,14 @@ def cascade(model: Network, seed: int) -> Iterator[tuple[str, Network]]:
 class Cascade:
     """Maps of ever more randomised networks against the trained one's, one row a depth.
 
-    `layers`: what was randomised last, from the network's last layer to its first. `spearman`, `ssim`: (depths, N), -1 to
-    1, 1 where nothing changed, NaN where either map is dead. `dead`: (depths, N), is the randomised network's map dead?
+    `layers`: what was randomised last, from the network's last layer to its first. `spearman`, `foreground` (the same
+    among the image's bright pixels), `ssim`: (depths, N), -1 to 1, 1 where nothing changed, NaN where either map is dead.
+    `dead`: (depths, N), is the randomised network's map dead?
     """
 
     layers: tuple[str, ...]
     spearman: Tensor
+    foreground: Tensor
     ssim: Tensor
     dead: Tensor
 
@@ -60,6 +63,24 @@ class Cascade:
         Images with a dead map do not count: the comparison says nothing about them. Without any other, False.
         """
         return bool(self.spearman[-1].nanmean() > UNMOVED)
+
+    @property
+    def flagged_foreground(self) -> bool:
+        """The same rule for the foreground alone: such a method does not react where the image leaves it any choice."""
+        return bool(self.foreground[-1].nanmean() > UNMOVED)
+
+
+def spearman_foreground(maps_a: Tensor, maps_b: Tensor, images: Tensor) -> Tensor:
+    """Spearman of |map_a| and |map_b| (N,H,W) among the pixels brighter than 0 of images (N,C,H,W): (N,), -1 to 1.
+
+    A black background orders the pixels whatever the weights are: input x gradient is 0 there, and behind new weights
+    (whose biases are 0) every gate is closed. NaN where either map has no two different values on the foreground.
+    """
+    values = [
+        spearman(a[bright][None, None], b[bright][None, None]) if bright.any() else a.new_full((1,), math.nan)
+        for a, b, bright in zip(maps_a, maps_b, images.amax(dim=1) > 0, strict=True)
+    ]
+    return torch.cat(values)
 
 
 def randomisation(
@@ -82,11 +103,12 @@ def randomisation(
         seed: of the new weights.
     """
     maps = saliency_map(model, images, targets, method, surrogate)
-    layers, ranks, structures, deaths = [], [], [], []
+    layers, ranks, foregrounds, structures, deaths = [], [], [], [], []
     for layer, changed in cascade(model, seed):
         new = saliency_map(changed, images, targets, method, surrogate)
         layers.append(layer)
         ranks.append(spearman(maps, new))
+        foregrounds.append(spearman_foreground(maps, new, images))
         structures.append(ssim(maps, new))
         deaths.append(dead(new))
-    return Cascade(tuple(layers), torch.stack(ranks), torch.stack(structures), torch.stack(deaths))
+    return Cascade(tuple(layers), *(torch.stack(rows) for rows in (ranks, foregrounds, structures, deaths)))

@@ -93,7 +93,7 @@ def test_a_method_that_ignores_the_weights_is_flagged(model, images, monkeypatch
 
     monkeypatch.setattr(sanity, "saliency_map", edges)
     result = randomisation(model, images, TARGETS)
-    assert result.flagged
+    assert result.flagged and result.flagged_foreground
     torch.testing.assert_close(result.spearman, torch.ones(5, 6))
     torch.testing.assert_close(result.ssim, torch.ones(5, 6))
 
@@ -111,7 +111,27 @@ def test_maps_at_random_are_not_flagged(model, images, monkeypatch):
 )
 def test_full_randomisation_decides(spearman, flagged):
     values = torch.tensor(spearman).view(2, 2)
-    assert Cascade(("fc", "conv"), values, values, values.isnan()).flagged is flagged
+    zeros = torch.zeros(2, 2)
+    assert Cascade(("fc", "conv"), values, zeros, zeros, zeros).flagged is flagged
+    assert Cascade(("fc", "conv"), zeros, values, zeros, zeros).flagged_foreground is flagged
+
+
+def test_foreground_by_hand():
+    images = torch.tensor([[[[0.0, 0.0], [0.0, 0.5]], [[0.0, 0.3], [0.2, 0.0]]]]).repeat(3, 1, 1, 1)
+    images[1] = 0
+    a = torch.tensor([[9.0, 1.0], [2.0, -3.0]]).expand(3, 2, 2)
+    b = torch.stack([torch.tensor([[7.0, 0.3], [-0.2, 0.1]]), a[1], torch.tensor([[7.0, 0.0], [0.0, 0.0]])])
+    values = sanity.spearman_foreground(a, b, images)
+    assert values[0].item() == pytest.approx(-1)  # 1 2 3 against 3 2 1, whatever the black corner says
+    assert values[1:].isnan().all()  # no foreground; dead on it
+
+
+def test_input_x_gradient_reacts_on_the_foreground_alone(model, images):
+    dark = images.clone()
+    dark[..., 14:] = 0
+    result = randomisation(model, dark, TARGETS, "input_x_gradient")
+    assert result.spearman[-1].nanmean() > 0.5 > result.foreground[-1].nanmean()
+    assert result.flagged and not result.flagged_foreground
 
 
 def test_dead_maps_are_counted_and_flag_nothing(model, images):
