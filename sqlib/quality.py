@@ -1,0 +1,270 @@
+"""Everything that is measured on the saliency maps of one finished run, method by method: `measure_quality`.
+
+Four families on the maps of the class that the model predicts (clarity, faithfulness, sanity, robustness), and the
+agreement of its maps with those of other runs. A measure is one value an image; `quality.safetensors` holds these
+values, `quality.json` their means. Every `mean` stands beside its `n`, the images that have a value: dead maps do not.
+"""
+
+import hashlib
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from sqlib import faithfulness, metrics, robustness, runs, sanity
+from sqlib.config import Run, Study
+from sqlib.data import Dataset, load, to_float
+from sqlib.files import write_atomically
+from sqlib.models import Network, predict
+from sqlib.saliency import METHODS, SURROGATES, saliency_map
+
+# How many test images, from the first on, each family uses: one core does a run of the default network in a minute.
+CLARITY_IMAGES = 500
+FAITHFULNESS_IMAGES = 200
+SANITY_IMAGES = 100
+ROBUSTNESS_IMAGES = 100
+AGREEMENT_IMAGES = 200
+"""Of the first `CLARITY_IMAGES`, those that both models get right, as far as there are so many."""
+COSTLY = ("integrated_gradients", "smoothgrad", "occlusion")
+"""Methods with 16 or more passes through the network for one map."""
+COSTLY_IMAGES = {"clarity": 200, "sanity": 30, "robustness": 20}
+
+NO_GRADIENT = ("occlusion",)
+"""Methods without a gradient: the surrogates do not differ. Their robustness, at 169 passes a map, is left out."""
+
+Means = dict[str, Any]
+
+
+def measure_quality(study: Study, run: Run, folder: Path) -> dict[str, Any]:
+    """Measure a finished run; writes `quality.safetensors`, then `quality.json`, into its folder, and returns the latter.
+
+    Needs `result.json` and the model of the run in `folder` (`<reports>/runs/<run id>`), and, beside it, those of the
+    float runs of the same data set, network and training, of all the study's seeds (see `agreement_with`).
+
+    The result: `methods[method][surrogate]` holds `clarity`, `faithfulness`, `sanity` and `robustness`; `unclipped` is
+    there where it differs (a quantised network, a method with a gradient). `random_curves[fill][direction]` are the
+    controls over all images, `agreement` is `agreement_with`. The tensors are called `<method>/<surrogate>/<measure>`.
+    Errors (SqlibError): the run is not there or damaged, the data cannot be had, the folder cannot be written.
+    """
+    torch.set_num_threads(run.threads)
+    model, data = runs.load_model(folder), load(run.dataset)
+    methods, random_curves, per_image = measure_model(model, data, run.seed)
+    tensors = save({name: values.float().contiguous() for name, values in per_image.items()})
+    result = {
+        "run": run.id,
+        "result": runs.read_result(folder)["files"],
+        "files": {"quality.safetensors": hashlib.sha256(tensors).hexdigest()},
+        "fractions": list(metrics.FRACTIONS),
+        "parameters": {
+            "blur": faithfulness.BLUR,
+            "radius": robustness.RADIUS,
+            "samples": robustness.SAMPLES,
+            "unmoved": sanity.UNMOVED,
+        },
+        "methods": methods,
+        "random_curves": random_curves,
+        "agreement": agreement_with(study, run, folder, model, data),
+    }
+    write_atomically(Path(folder) / "quality.safetensors", tensors)
+    write_atomically(Path(folder) / "quality.json", runs.to_json(result))
+    return result
+
+
+def summary(values: Tensor) -> Means:
+    """`mean` and `n` of the values that are numbers; the mean of none is NaN (null in JSON)."""
+    return {"mean": float(values.double().nanmean()), "n": int((~values.isnan()).sum())}
+
+
+def surrogates(model: Network, method: str) -> tuple[str, ...]:
+    """The surrogates that give a method different maps: both for gradients of a network with PACT, else one."""
+    return SURROGATES if model.clips() and method not in NO_GRADIENT else SURROGATES[:1]
+
+
+# ---- one model -----------------------------------------------------------------------------------------------------
+
+
+def measure_model(
+    model: Network, data: Dataset, seed: int, methods: tuple[str, ...] = METHODS
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """`(methods, random_curves, per_image)` of `measure_quality` for a model; seed: of all that is drawn at random."""
+    images, labels = to_float(data.test_images[:CLARITY_IMAGES]), data.test_labels[:CLARITY_IMAGES]
+    targets = predict(model, images).argmax(dim=1)
+    controls = random_controls(model, images[:FAITHFULNESS_IMAGES], labels[:FAITHFULNESS_IMAGES], seed)
+    measured: dict[str, Any] = {}
+    per_image: dict[str, Tensor] = {}
+    for method in methods:
+        count = {"clarity": CLARITY_IMAGES, "sanity": SANITY_IMAGES, "robustness": ROBUSTNESS_IMAGES}
+        count = COSTLY_IMAGES if method in COSTLY else count
+        for surrogate in surrogates(model, method):
+            how = (method, surrogate)
+            few = count["clarity"]
+            maps = saliency_map(model, images[:few], targets[:few], *how)
+            values = clarity(maps, images[:few])
+            means: dict[str, Any] = {"clarity": {name: summary(v) for name, v in values.items()}}
+
+            few = min(few, FAITHFULNESS_IMAGES)
+            means["faithfulness"], faithful = follow(model, images[:few], labels[:few], maps[:few], controls)
+            values |= faithful
+
+            few = count["sanity"]
+            means["sanity"], similar = reaction(model, images[:few], targets[:few], *how, seed)
+            values |= similar
+
+            means["robustness"] = None
+            if method not in NO_GRADIENT:
+                few = count["robustness"]
+                values["sensitivity"] = robustness.sensitivity(model, images[:few], targets[:few], *how, seed=seed)
+                means["robustness"] = {"sensitivity": summary(values["sensitivity"])}
+            measured.setdefault(method, {})[surrogate] = means
+            per_image |= {f"{method}/{surrogate}/{name}": v for name, v in values.items()}
+    curves: dict[str, Any] = {}
+    for (fill, direction), right in controls.items():
+        curves.setdefault(fill, {})[direction] = right.double().mean(dim=1).tolist()
+    return measured, curves, per_image
+
+
+def clarity(maps: Tensor, images: Tensor) -> dict[str, Tensor]:
+    """The clarity measures of `sqlib.metrics` for each map, and `dead` (0 or 1), whose mean is the dead-map rate."""
+    return {
+        "dead": metrics.dead(maps).float(),
+        "gini": metrics.gini(maps),
+        "entropy": metrics.entropy(maps),
+        "total_variation": metrics.total_variation(maps),
+        "foreground_lift": metrics.foreground_lift(maps, images),
+    }
+
+
+def random_controls(model: Network, images: Tensor, labels: Tensor, seed: int) -> dict[tuple[str, str], Tensor]:
+    """`faithfulness.still_right` in a random order, for each (fill, direction): the same for every method of a model."""
+    order = metrics.random_order(len(images), images[0, 0].numel(), seed)
+    return {
+        (fill, direction): faithfulness.still_right(model, images, labels, order, fill, direction)
+        for fill in faithfulness.FILLS
+        for direction in faithfulness.DIRECTIONS
+    }
+
+
+def follow(
+    model: Network, images: Tensor, labels: Tensor, maps: Tensor, controls: dict[tuple[str, str], Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Faithfulness of maps: means `[fill][direction]` of `auc`, `random_auc`, `gap`, with the `curve`, and per-image values.
+
+    Images with a dead map are left out of all of them, the random order's area included.
+    """
+    order, alive = metrics.salient_order(maps), ~metrics.dead(maps)
+    means: dict[str, Any] = {}
+    values: dict[str, Tensor] = {}
+    for (fill, direction), random in controls.items():
+        right = faithfulness.still_right(model, images, labels, order, fill, direction)
+        area, random_area = (
+            faithfulness.areas(part).masked_fill(~alive, torch.nan) for part in (right, random[:, : len(images)])
+        )
+        gap = faithfulness.gap(area, random_area, direction)
+        means.setdefault(fill, {})[direction] = {
+            "auc": summary(area),
+            "random_auc": summary(random_area),
+            "gap": summary(gap),
+            "curve": right[:, alive].double().mean(dim=1).tolist(),
+        }
+        values |= {f"{direction}_{fill}_auc": area, f"{direction}_{fill}_gap": gap}
+    return means, values
+
+
+def reaction(
+    model: Network, images: Tensor, targets: Tensor, method: str, surrogate: str, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Sanity of a method: means after full randomisation, at each depth, and the flags of `sanity.Cascade`; per-image values."""
+    cascade = sanity.randomisation(model, images, targets, method, surrogate, seed)
+    by_depth = {
+        "spearman": cascade.spearman,
+        "spearman_foreground": cascade.foreground,
+        "ssim": cascade.ssim,
+        "dead": cascade.dead.float(),
+    }
+    means = {name: summary(values[-1]) for name, values in by_depth.items()}
+    depths = [
+        {"layer": layer, **{name: summary(values[depth]) for name, values in by_depth.items()}}
+        for depth, layer in enumerate(cascade.layers)
+    ]
+    flags = {"flagged": cascade.flagged, "flagged_foreground": cascade.flagged_foreground}
+    values = {f"sanity_{name}": values[-1] for name, values in by_depth.items()}
+    return {**means, **flags, "depths": depths}, values
+
+
+# ---- agreement between models --------------------------------------------------------------------------------------
+
+LIKENESS = {"spearman": metrics.spearman, "ssim": metrics.ssim, "top_iou": metrics.top_iou}
+
+
+def agreement(
+    model_a: Network,
+    model_b: Network,
+    images: Tensor,
+    labels: Tensor,
+    surrogate: str = "straight_through",
+    count: int = AGREEMENT_IMAGES,
+) -> dict[str, Tensor]:
+    """Likeness of two models' gradient maps of the true label, one value an image for each of `LIKENESS` (top 10% IoU).
+
+    On the first `count` images that both get right; 1 is the same, NaN where either map is dead.
+    """
+    both = (predict(model_a, images).argmax(dim=1) == labels) & (predict(model_b, images).argmax(dim=1) == labels)
+    chosen = both.nonzero().flatten()[:count]
+    if not len(chosen):
+        return {name: images.new_zeros(0) for name in LIKENESS}
+    maps = [saliency_map(model, images[chosen], labels[chosen], surrogate=surrogate) for model in (model_a, model_b)]
+    return {name: function(*maps) for name, function in LIKENESS.items()}
+
+
+def agreement_with(
+    study: Study, run: Run, folder: Path, model: Network | None = None, data: Dataset | None = None
+) -> dict[str, Any]:
+    """Agreement of a run's gradient maps with the float run's, beside the ceiling: that of float runs of other seeds.
+
+    Reads the float runs of the same data set, network and training from their folders beside `folder`. One that is not
+    made is left out, and the result names what was compared: a job needs all of them as its inputs.
+
+    Args:
+        study: its first float setup and its seeds say which runs to compare with.
+        folder: the run's, `<reports>/runs/<run id>`.
+        model, data: the run's, where they are loaded already.
+
+    Returns a dictionary. `float`: `{"run": id, surrogate: {measure: {mean, n}}}` for the float run of the same seed; None
+    for a float run, and where there is none. `ceiling`: `{"pairs": [{"runs": [id, id], measure: {mean, n}}], measure: mean
+    over the pairs}` of all pairs of float runs, for a float run the pairs that it is in; NaN without a pair.
+    Errors (SqlibError): a run that is there is damaged.
+    """
+    model = runs.load_model(folder) if model is None else model
+    data = load(run.dataset) if data is None else data
+    images, labels = to_float(data.test_images[:CLARITY_IMAGES]), data.test_labels[:CLARITY_IMAGES]
+    floats = _float_models(study, run, Path(folder).parents[len(Path(run.id).parts)])
+    with_float = None
+    for other, float_model in floats:
+        if other.seed == run.seed and not run.setup.is_float:
+            with_float = {"run": other.id}
+            for surrogate in surrogates(model, "gradient"):
+                values = agreement(model, float_model, images, labels, surrogate)
+                with_float[surrogate] = {name: summary(v) for name, v in values.items()}
+    pairs = []
+    for (a, model_a), (b, model_b) in combinations(floats, 2):
+        if not run.setup.is_float or run.id in (a.id, b.id):
+            values = agreement(model_a, model_b, images, labels)
+            pairs.append({"runs": [a.id, b.id], **{name: summary(v) for name, v in values.items()}})
+    means = {name: float(torch.tensor([pair[name]["mean"] for pair in pairs]).nanmean()) for name in LIKENESS}
+    return {"float": with_float, "ceiling": {"pairs": pairs, **means}}
+
+
+def _float_models(study: Study, run: Run, reports: Path) -> list[tuple[Run, Network]]:
+    """The trained networks of the study's float runs that are as `run` but for setup and seed, of those that are made."""
+    setup = next((setup for setup in study.setups if setup.is_float), None)
+    models = []
+    for seed in study.seeds if setup else []:
+        other = Run.make(study, run.dataset, run.network, setup.name, run.training, seed)
+        folder = other.folder(reports)
+        made = any((folder / name).exists() for name in ("model.safetensors", runs.PACKED))
+        if made and (folder / "result.json").exists():
+            models.append((other, runs.load_model(folder)))
+    return models
