@@ -79,7 +79,8 @@ def measure_run(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(run.threads)
     model, data = runs.load_model(folder), load(run.dataset)
     calibration = to_float(data.train_images[stratified_indices(data.train_labels, CALIBRATION_IMAGES)])
-    val_images, test_images = to_float(data.validation_images), to_float(data.test_images[: run.evaluation.images])
+    val = stratified_indices(data.validation_labels, run.parameters.validation_images)
+    val_images, test_images = to_float(data.validation_images[val]), to_float(data.test_images[: run.evaluation.images])
     test_labels = data.test_labels[: run.evaluation.images]
     measured = {}
     for setup in study.setups:
@@ -89,7 +90,10 @@ def measure_run(study: Study, run: Run, folder: Path) -> dict[str, Any]:
         logits = predict(small, test_images)
         maps = saliency_map(small, test_images, logits.argmax(dim=1))
         measured[setup.name] = {
-            "val_accuracy": (predict(small, val_images).argmax(dim=1) == data.validation_labels).double().mean().item(),
+            "val_accuracy": (predict(small, val_images).argmax(dim=1) == data.validation_labels[val])
+            .double()
+            .mean()
+            .item(),
             "accuracy": (logits.argmax(dim=1) == test_labels).double().mean().item(),
             "dead_map_rate": metrics.dead(maps).double().mean().item(),
             "gini": metrics.gini(maps).nanmean().item(),
