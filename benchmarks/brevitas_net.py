@@ -2,11 +2,12 @@
 
 Given every chance: pooling before the activation and channels_last memory, as in sqlib; clips that are learned from the
 start, since Brevitas's default sorts all activations in the first 300 steps to find them; plain tensors between layers.
-Brevitas is a dependency of this benchmark only, and it is reported when it is missing.
+Brevitas is a dependency of this benchmark only (requirements-bench.txt), and it is reported when it is missing.
 """
 
 import importlib.util
 
+import setuptools  # noqa: F401 (not after sqlib.data has looked for pip, or Brevitas finds no distutils)
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ BITS = 4
 def why_not() -> str | None:
     """Why Brevitas cannot be measured here, or None."""
     if importlib.util.find_spec("brevitas") is None:
-        return "not measured: pip install brevitas"
+        return "not measured: brevitas is not installed (`make bench` installs it)"
     try:
         import brevitas.nn  # noqa: F401
     except Exception as error:  # whatever an import that does not fit this torch raises

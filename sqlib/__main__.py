@@ -35,11 +35,20 @@ from sqlib.files import write_atomically
 from sqlib.study_pages import TIME_LIMITS, Page
 from sqlib.sweeps import trials_of
 
+# jsonschema, behind every notebook that is read, compiles a grammar of web addresses where it can import this one (0.9 s
+# in each job), to check what no notebook has.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 # --help lists the commands in this order. torch, and what imports it, is imported inside them, so that it is quick.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
 StudyName = Annotated[str, typer.Argument(help="Name of a file in params/, such as paper or smoke.", metavar="STUDY")]
 DatasetName = Annotated[str, typer.Argument(help="mnist or fashion_mnist.", metavar="DATASET")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")]
+Images = Annotated[
+    list[Path], typer.Argument(help="Images, bright on black; not 28 x 28: resized.", metavar="IMAGE...")
+]
+Invert = Annotated[bool, typer.Option("--invert", help="The images are dark on bright.")]
 RunId = Annotated[str, typer.Argument(help="Such as mnist/lenet/w2a2/standard/seed0.", metavar="RUN_ID")]
 Cores = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all this process may use).")]
 
@@ -128,7 +137,7 @@ def trial(name: StudyName, trial_id: Annotated[str, typer.Argument(metavar="TRIA
     stamp, now = wanted.stamp_path(reports), runs.to_json(wanted.stamp())
     if os.environ.get("SQLIB_JOB") and stamp.exists() and stamp.read_bytes() != now:
         raise SqlibError("parameters or code were changed since the study was started: start it again")
-    made = sweeps.run_trial(wanted, wanted.path(reports))
+    made = sweeps.run_trial(wanted, reports)
     networks = count(len(wanted.runs), "network")
     print(f"{trial_id}: {f'trained {networks}' if made else 'already trained, nothing done'}")
 
@@ -340,7 +349,7 @@ def reproduce(
 
 @app.command()
 def pack(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    folder: RunFolder,
     output: Annotated[Path | None, typer.Option(help="File to write (default: packed.safetensors in RUN).")] = None,
 ) -> None:
     """Write a run's model with its weights at their real bits."""
@@ -355,10 +364,8 @@ def pack(
 @app.command()
 def predict(
     packed: Annotated[Path, typer.Argument(help="A packed model, see `pack`.", metavar="PACKED")],
-    images: Annotated[
-        list[Path], typer.Argument(help="Images, bright on black; not 28 x 28: resized.", metavar="IMAGE...")
-    ],
-    invert: Annotated[bool, typer.Option("--invert", help="The images are dark on bright.")] = False,
+    images: Images,
+    invert: Invert = False,
 ) -> None:
     """Classify images with a packed model, in integer arithmetic."""
     import numpy as np
@@ -376,10 +383,8 @@ def predict(
 
 @app.command()
 def explain(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
-    images: Annotated[
-        list[Path], typer.Argument(help="Images, bright on black; not 28 x 28: resized.", metavar="IMAGE...")
-    ],
+    folder: RunFolder,
+    images: Images,
     method: Annotated[str, typer.Option(help="Saliency method, such as gradient or grad_cam.")] = "gradient",
     surrogate: Annotated[str, typer.Option(help="straight_through or unclipped.")] = "straight_through",
     compared: Annotated[
@@ -389,7 +394,7 @@ def explain(
     target: Annotated[
         str | None, typer.Option(help="Class to explain, by number or name (default: the prediction).", metavar="CLASS")
     ] = None,
-    invert: Annotated[bool, typer.Option("--invert", help="The images are dark on bright.")] = False,
+    invert: Invert = False,
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("."),
 ) -> None:
     """Explain images: a picture and a JSON file for each."""
@@ -405,7 +410,7 @@ def explain(
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    folder: RunFolder,
     onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the only format there is.")] = True,
     output: Annotated[Path | None, typer.Option(help="File to write (default: model.onnx in RUN).")] = None,
 ) -> None:

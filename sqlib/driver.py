@@ -19,7 +19,7 @@ from sqlib import runs
 from sqlib.config import REPOSITORY, Run, SqlibError, Study
 from sqlib.files import write_atomically
 from sqlib.stamps import write_stamps
-from sqlib.sweeps import Trial, touch_if_current, trials_of
+from sqlib.sweeps import Trial, settle, trials_of
 
 # ---- how long it takes -------------------------------------------------------------------------------------------------
 
@@ -141,9 +141,7 @@ def prepare(study: Study, reports: Path) -> list[str]:
         if not fault and not all((folder / name).exists() for name in (runs.PACKED, "train.html")):
             (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
     for trial in trials_of(study):
-        if trial.path(reports).exists() and not trial.is_current(reports):
-            trial.path(reports).unlink()
-        touch_if_current(trial, reports)
+        settle(trial, reports)
     if len(said) > 3:
         said = [*said[:2], f"... and {len(said) - 2} more runs are trained again, for the like reasons"]
     return said

@@ -51,7 +51,7 @@ def page_stamps(study: Study) -> dict[str, dict[str, Any]]:
     stamps["deployed"] = {"sources": runs.sources_of("deployed")}
     for name in study.sweeps:
         stated = hashlib.sha256((PARAMS / "sweeps" / f"{name}.yaml").read_bytes()).hexdigest()
-        ids = [trial.id for trial in sweeps.trials_of(study) if trial.sweep == name]
+        ids = [trial.id for trial in sweeps.trials(study, sweeps.load_sweep(name))]
         stamps[f"sweep_{name}"] = {"sweep": stated, "trials": ids, "sources": runs.sources_of("sweep")}
     stamps["index"] = {"study": study.model_dump(mode="json"), "sources": runs.sources_of("index")}
     return stamps

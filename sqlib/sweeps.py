@@ -114,7 +114,10 @@ class Trial:
 
     def is_current(self, reports: Path) -> bool:
         """Whether its result is there and belongs to its parameters and sources as they are now."""
-        return _is_current(self, self.path(reports))
+        try:
+            return read_json(self.path(reports)).get("stamp") == self.stamp()
+        except SqlibError:
+            return False
 
 
 def load_sweep(name: str, params: Path | None = None) -> Sweep:
@@ -216,11 +219,11 @@ def _both_mappings(old: Any, new: Any) -> bool:
 # ---- running -------------------------------------------------------------------------------------------------------
 
 
-def run_trial(trial: Trial, path: Path) -> bool:
+def run_trial(trial: Trial, reports: Path) -> bool:
     """Train a trial's runs and write its result atomically; False, and nothing done, if an up-to-date one is there."""
     from sqlib import data, train
 
-    if _is_current(trial, path):
+    if trial.is_current(reports):
         return False
     started, seeds = time.time(), []
     dataset = data.load(trial.dataset)
@@ -237,21 +240,19 @@ def run_trial(trial: Trial, path: Path) -> bool:
         "seeds": seeds,
         "provenance": provenance(started),
     }
-    write_atomically(path, to_json(result))
+    write_atomically(trial.path(reports), to_json(result))
     return True
 
 
-def _is_current(trial: Trial, path: Path) -> bool:
-    try:
-        return read_json(path).get("stamp") == trial.stamp()
-    except SqlibError:
-        return False
-
-
-def touch_if_current(trial: Trial, reports: Path) -> None:
-    """Make a result that is right but older than its stamp look new (files copied, clock moved back)."""
-    path, stamp = trial.path(reports), trial.stamp_path(reports)
-    if path.exists() and path.stat().st_mtime < stamp.stat().st_mtime and trial.is_current(reports):
+def settle(trial: Trial, reports: Path) -> None:
+    """Take away a trial's result that is damaged or of other parameters or code; make one that is right, but older than its
+    stamp (files copied, clock moved back), look new."""
+    path = trial.path(reports)
+    if not path.exists():
+        return
+    if not trial.is_current(reports):
+        path.unlink()
+    elif path.stat().st_mtime < trial.stamp_path(reports).stat().st_mtime:
         os.utime(path)
 
 
@@ -321,7 +322,8 @@ def decide(table: "pandas.DataFrame", sweep: Sweep) -> tuple[list[Comparison], d
     excludes 0, and in the mean on no data set lower; of several such values the one with the largest mean gain. The
     interval is Student's t over the pairs, their spread taken within data sets, at 95% for the factor (Bonferroni: 1 -
     0.05 / values tried). If the default itself has too many dead maps, the most accurate value that is not out
-    replaces it. Raises SqlibError when a trial is missing, or the default diverged.
+    replaces it. A factor that spends bits keeps its default whatever its values gain: the name of a setup promises its
+    bits. Raises SqlibError when a trial is missing, or the default diverged.
     """
     found, chosen = [], {}
     for name, factor in sweep.factors.items():
@@ -341,7 +343,8 @@ def decide(table: "pandas.DataFrame", sweep: Sweep) -> tuple[list[Comparison], d
                 raise SqlibError(f"sweep '{sweep.name}': {name}={value} has not been trained yet, or not everywhere")
             comparison = _against(here, base, name, value, len(factor.values) - 1, sweep.most_dead_maps, alive)
             found.append(comparison)
-            if comparison.verdict in ("better", "replaces") and (best is None or comparison.gain > best):
+            wins = comparison.verdict in ("better", "replaces") and not factor.spends_bits
+            if wins and (best is None or comparison.gain > best):
                 chosen[name], best = value, comparison.gain
     return found, chosen
 

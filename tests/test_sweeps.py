@@ -142,7 +142,7 @@ def test_a_value_with_which_training_diverges_is_a_finding(tmp_path, monkeypatch
 
     trial = next(t for t in sweeps.trials(STUDY, loaded(tmp_path)) if t.id == "s/mnist/clip_start=1")
     monkeypatch.setattr("sqlib.train.fit", fit)
-    assert sweeps.run_trial(trial, trial.path(tmp_path))
+    assert sweeps.run_trial(trial, tmp_path)
     rows = sweeps.collect_trials(STUDY, loaded(tmp_path), tmp_path)
     assert len(rows) == 2 and rows["val_accuracy"].isna().all()
 
@@ -168,40 +168,41 @@ def test_unknown_names_are_told_with_the_nearest(tmp_path):
 def test_a_trial_is_trained_once_and_again_only_when_it_changed(tmp_path):
     trial = next(t for t in sweeps.trials(STUDY, loaded(tmp_path, seeds=[3])) if t.id == "s/mnist/clip_start=1")
     path = trial.path(tmp_path)
-    assert sweeps.run_trial(trial, path)
+    assert sweeps.run_trial(trial, tmp_path)
     first = path.read_bytes()
-    assert not sweeps.run_trial(trial, path)
+    assert not sweeps.run_trial(trial, tmp_path)
     assert path.read_bytes() == first
     result = json.loads(first)
     assert [entry["seed"] for entry in result["seeds"]] == [3]
     path.write_bytes(first[: len(first) // 2])  # half a file is not a result
-    assert sweeps.run_trial(trial, path)
+    assert sweeps.run_trial(trial, tmp_path)
     again = json.loads(path.read_bytes())
     assert [h["val_accuracy"] for h in again["seeds"][0]["history"]] == [
         h["val_accuracy"] for h in result["seeds"][0]["history"]
     ]
     other = next(t for t in sweeps.trials(STUDY, loaded(tmp_path, seeds=[4])) if t.id == trial.id)
-    assert not sweeps._is_current(other, path)
+    assert trial.is_current(tmp_path) and not other.is_current(tmp_path)
 
 
-def test_a_current_result_older_than_its_stamp_is_made_to_look_new(tmp_path, monkeypatch):
+def test_a_right_result_is_made_to_look_new_and_a_wrong_one_taken_away(tmp_path):
     trial = next(t for t in sweeps.trials(STUDY, loaded(tmp_path)) if t.variant == "default")
     path, stamp = trial.path(tmp_path), trial.stamp_path(tmp_path)
     for file, content in ((path, {"stamp": trial.stamp()}), (stamp, trial.stamp())):
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(content))
     os.utime(path, (1, 1))
-    sweeps.touch_if_current(trial, tmp_path)
+    sweeps.settle(trial, tmp_path)
     assert path.stat().st_mtime >= stamp.stat().st_mtime
-    path.write_text(json.dumps({"stamp": "another"}))
-    os.utime(path, (1, 1))
-    sweeps.touch_if_current(trial, tmp_path)
-    assert path.stat().st_mtime == 1
+    for wrong in ('{"stamp": "another"}', "{"):
+        path.write_text(wrong)
+        sweeps.settle(trial, tmp_path)
+        assert not path.exists()
+    sweeps.settle(trial, tmp_path)  # and where there is nothing, nothing happens
 
 
-def write_trials(tmp_path, accuracy, dead=None):
+def write_trials(tmp_path, accuracy, dead=None, **changes):
     """Results with these validation accuracies by variant, the same on both data sets but for a fixed offset."""
-    sweep = loaded(tmp_path, seeds=[0, 1, 2])
+    sweep = loaded(tmp_path, seeds=[0, 1, 2], **changes)
     for trial in sweeps.trials(STUDY, sweep):
         rows = []
         for i, run in enumerate(trial.runs):
@@ -250,6 +251,16 @@ def test_the_rule_takes_what_is_better_beyond_chance(tmp_path):
     ends = next(c for c in comparisons if c.factor == "ends")
     assert ends.low == pytest.approx(0.151 / 3 - 2.7764 * (2 * 6.6667e-7 / 4) ** 0.5 / 6**0.5, abs=1e-6)
     assert ends.verdict == "better"
+
+
+def test_a_value_that_spends_more_bits_replaces_nothing(tmp_path):
+    ends = {**PLAIN["factors"]["ends"], "spends_bits": True}
+    accuracy = {**FLAT, "clip_start=1": [0.79, 0.80, 0.81], "ends=float": [0.850, 0.861, 0.870]}
+    factors = {**PLAIN["factors"], "ends": ends}
+    sweep, table = write_trials(tmp_path, accuracy, factors=factors)
+    comparisons, chosen = sweeps.decide(table, sweep)
+    assert chosen == {"clip_start": "10", "ends": "same"}
+    assert next(c for c in comparisons if c.factor == "ends").verdict == "better"
 
 
 def test_a_difference_between_data_sets_is_no_noise(tmp_path):
