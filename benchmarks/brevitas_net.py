@@ -7,7 +7,6 @@ Brevitas is a dependency of this benchmark only (requirements-bench.txt), and it
 
 import importlib.util
 
-import setuptools  # noqa: F401 (not after sqlib.data has looked for pip, or Brevitas finds no distutils)
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
