@@ -18,6 +18,8 @@ RUN_FILES = ["model.safetensors", "per_image.safetensors", "result.json"]
 EXPLAINED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]
 TRIALS = {name: [trial.id for trial in trials_of(STUDY) if trial.sweep == name] for name in STUDY.sweeps}
 DATA = [f"data_{dataset}" for dataset in STUDY.datasets]
+MEASURED = [run.id for run in STUDY.quality_runs()]
+EXPLANATIONS = [f"explanations_{dataset}" for dataset in STUDY.datasets if MEASURED]
 COMPARISONS = {compare_page(STUDY, d, n): (d, n) for d in STUDY.datasets for n in STUDY.networks}
 # exec: a stopped Snakemake takes its jobs with it, without a shell in between. What a job prints goes to its log.
 JOB = f"SQLIB_JOB=1 exec '{sys.executable}' -m sqlib"
@@ -52,8 +54,9 @@ rule all:
     default_target: True
     input:
         "index.html",
-        expand("{name}.html", name=["tables", "claims", *DATA, *COMPARISONS]),
-        expand("results/{name}", name=["runs.csv", "tables.json", "claims.json", *(f"{page}.json" for page in [*DATA, *COMPARISONS])]),
+        expand("{name}.html", name=["tables", "claims", *DATA, *COMPARISONS, *EXPLANATIONS]),
+        expand("results/{name}", name=["runs.csv", "tables.json", "claims.json", *(f"{page}.json" for page in [*DATA, *COMPARISONS, *EXPLANATIONS])]),
+        expand("runs/{run}/quality.{kind}", run=MEASURED, kind=["json", "safetensors"]),
         expand("results/{kind}_{dataset}.json", kind=["post_training", "deployed"], dataset=STUDY.datasets),
         expand("runs/{run}/{name}", run=RUNS, name=RUN_FILES),
         expand("runs/{run}/saliency.{kind}", run=EXPLAINED, kind=["json", "html"]),
@@ -149,6 +152,58 @@ rule deployed:
         JOB + " deployed {STUDY.name} {wildcards.dataset} > {log.text:q} 2>&1"
 
 
+def compared_runs(wildcards):
+    """The files of the float runs whose maps a run's are compared with."""
+    run = STUDY.run(wildcards.run)
+    others = [other.id for other in STUDY.runs() if other.setup.is_float and same_but_setup_and_seed(run, other)]
+    return [f"runs/{other}/{name}" for other in others for name in ("model.safetensors", "result.json")]
+
+
+def same_but_setup_and_seed(a, b):
+    return (a.dataset, a.network, a.training) == (b.dataset, b.network, b.training)
+
+
+# Faithfulness, agreement, robustness and sanity of a run's maps, with their controls.
+rule quality:
+    input:
+        "stamps/quality.json",
+        "runs/{run}/model.safetensors",
+        "runs/{run}/result.json",
+        compared_runs,
+    output:
+        "runs/{run}/quality.json",
+        "runs/{run}/quality.safetensors",
+    log:
+        text="logs/{run}/quality.log",
+    threads: STUDY.threads
+    shell:
+        JOB + " quality {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+
+
+rule explanations:
+    input:
+        "stamps/{page}.json",
+        lambda wildcards: [
+            f"runs/{run}/quality.{kind}"
+            for run in MEASURED
+            for kind in ("json", "safetensors")
+            if run.startswith(f"{wildcards.page.removeprefix('explanations_')}/")
+        ],
+    output:
+        "results/{page}.json",
+        "{page}.html",
+    wildcard_constraints:
+        page="explanations_.*",
+    log:
+        notebook="notebooks/{page}.ipynb",
+        text="logs/{page}.log",
+    threads: STUDY.threads
+    params:
+        dataset=lambda wildcards: wildcards.page.removeprefix("explanations_"),
+    shell:
+        JOB + " explanations {STUDY.name} {params.dataset} > {log.text:q} 2>&1"
+
+
 rule trial:
     input:
         "stamps/sweeps/{trial}.json",
@@ -203,6 +258,7 @@ rule tables:
     input:
         "stamps/tables.json",
         expand("runs/{run}/result.json", run=RUNS),
+        expand("runs/{run}/quality.{kind}", run=MEASURED, kind=["json", "safetensors"]),
         expand("results/{kind}_{dataset}.json", kind=["post_training", "deployed"], dataset=STUDY.datasets),
     output:
         "results/tables.json",
@@ -236,6 +292,7 @@ rule index:
         "claims.html",
         expand("{page}.html", page=DATA),
         expand("{page}.html", page=COMPARISONS),
+        expand("{page}.html", page=EXPLANATIONS),
         expand("sweep_{sweep}.html", sweep=STUDY.sweeps),
         expand("runs/{run}/result.json", run=RUNS),
         expand("runs/{run}/saliency.html", run=EXPLAINED),

@@ -210,6 +210,28 @@ def compare(
 
 
 @app.command()
+def quality(name: StudyName, run_id: RunId) -> None:
+    """Measure the maps of one trained run, with their controls."""
+    from sqlib.quality import measure_quality
+
+    study = load_study(name)
+    run = study.run(run_id)
+    found = measure_quality(study, run, run.folder(runs.reports_root() / study.name))
+    images = f"{found['parameters']['images']:,} images"
+    print(f"{run_id}: maps of {count(len(found['methods']), 'method')} measured, gradient maps on {images}")
+
+
+@app.command()
+def explanations(name: StudyName, dataset: DatasetName) -> None:
+    """Make the page about the quality of the maps on one data set."""
+    study = load_study(name)
+    check_dataset(study, dataset)
+    page = Page.explanations(study, dataset)
+    page.execute({"reports": page.reports, "dataset": dataset}, [], study.threads)
+    page.render()
+
+
+@app.command()
 def tables(name: StudyName) -> None:
     """Make the tables and results/runs.csv."""
     page = Page.tables(load_study(name))
@@ -260,6 +282,9 @@ def render_reports(name: StudyName) -> None:
             for network in study.networks:
                 if any((run.dataset, run.network) == (dataset, network) for run in finished):
                     compare(name, dataset, network)
+        for dataset in study.datasets:
+            if any((run.folder(reports) / "quality.json").exists() for run in finished if run.dataset == dataset):
+                explanations(name, dataset)
         tables(name)
         claims(name)
         for sweep_name in study.sweeps:

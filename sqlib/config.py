@@ -188,6 +188,18 @@ class Evaluation(Strict):
     faithfulness_images: Annotated[int, Field(ge=10, le=10_000)] = 1_000
 
 
+class Quality(Strict):
+    """What `sqlib.quality` measures on the maps of finished runs: agreement, faithfulness, robustness, sanity.
+
+    images: test images, from the first on, for gradient maps. setups: whose runs are measured (default: all of the
+    study). every_method: on whose runs all methods are measured, on fewer images, and not the gradient alone.
+    """
+
+    images: Annotated[int, Field(ge=10, le=10_000)] = 1_000
+    setups: list[str] | None = None
+    every_method: list[str] = []
+
+
 def _choices(kind: str, known: tuple[str, ...]):
     def check(cls, values: list[str]) -> list[str]:
         for value in values:
@@ -213,6 +225,7 @@ class Study(Strict):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    quality: Quality | None = None
     sweeps: list[str] = []
 
     _datasets = field_validator("datasets")(_choices("data set", DATASET_NAMES))
@@ -225,6 +238,15 @@ class Study(Strict):
         if not value or len(set(value)) != len(value):
             raise ValueError("needs at least one seed, and each only once")
         return value
+
+    @model_validator(mode="after")
+    def _quality(self) -> "Study":
+        names = [setup.name for setup in self.setups]
+        for key in ("setups", "every_method"):
+            for name in getattr(self.quality, key, None) or []:
+                if name not in names:
+                    raise ValueError(f"quality.{key}: the study has no setup '{name}'{nearest(name, names)}")
+        return self
 
     def setup(self, name: str) -> Setup:
         """The study's setup of this name; raises SqlibError."""
@@ -244,6 +266,11 @@ class Study(Strict):
             for training in self.trainings
             for seed in self.seeds
         ]
+
+    def quality_runs(self) -> list["Run"]:
+        """The runs whose maps `sqlib.quality` measures."""
+        chosen = [] if self.quality is None else self.quality.setups
+        return [run for run in self.runs() if chosen is None or run.setup.name in chosen]
 
     def run(self, run_id: str) -> "Run":
         """The run with this id, `dataset/network/setup/training/seed<k>`; raises SqlibError."""

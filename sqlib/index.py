@@ -219,6 +219,7 @@ def _study_pages(study: Study, reports: Path) -> list[tuple[str, str]]:
         for dataset in study.datasets
         for network in study.networks
     ]
+    names += [(f"The explanations: {dataset_title(name)}", f"explanations_{name}.html") for name in study.datasets]
     names += [(load_sweep(name).title, f"sweep_{name}.html") for name in study.sweeps]
     names += [("All tables", "tables.html"), ("The claims and their verdicts", "claims.html")]
     return [(text, name) for text, name in names if (reports / name).exists()]

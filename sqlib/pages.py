@@ -158,7 +158,8 @@ def table_html(df, name: str, caption: str, formats=None, note: str | None = Non
         cells = []
         for i, (value, k) in enumerate(zip(row, kind, strict=True)):
             tag, end = (f'th scope="row"{k}', "th") if i < heads else (f"td{k}", "td")
-            cells.append(f"<{tag}>{escape(value)}</{end}>")
+            text = re.sub(r" (\[[^\[\]]+, [^\[\]]+\])", r' <span class="interval">\1</span>', str(escape(value)))
+            cells.append(f"<{tag}>{text}</{end}>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     below = f'<p class="note">{escape(note)}</p>' if note else ""
     # A region that scrolls must be reachable by keyboard, and so needs a name.

@@ -797,13 +797,15 @@ MEASURES = {
 }
 
 
-def summary(df, columns: Sequence[str], reference: str):
+def summary(df, columns: Sequence[str], reference: str, interval: bool = False):
     """(table to show, table to compute with) of some `MEASURES` by data set, network, setup and training.
 
-    Shown: "mean ± standard deviation over the seeds (mean paired difference to `reference`)". The other one has a row a
-    group and measure: `n, mean, sd, paired, difference, difference_sd`, in the units of runs.csv.
+    Shown: "mean ± standard deviation over the seeds (mean paired difference to `reference`)"; with `interval` its 95%
+    interval over the seeds (Student's t) in place of the deviation. The other one has a row a group and measure: `n, mean,
+    sd, low, high, paired, difference, difference_sd`, in the units of runs.csv.
     """
     import pandas
+    from scipy.special import stdtrit
 
     keys = ["dataset", "network", "setup", "training"]
     shown, long = [], []
@@ -819,12 +821,16 @@ def summary(df, columns: Sequence[str], reference: str):
             mean, sd = _mean_sd(values)
             difference, difference_sd = _mean_sd(differences)
             spread = {"difference": difference, "difference_sd": difference_sd, "paired": len(differences)}
-            long.append({**group, "measure": column, "n": len(values), "mean": mean, "sd": sd, **spread})
+            half = float("nan") if np.isnan(sd) else stdtrit(len(values) - 1, 0.975) * sd / len(values) ** 0.5
+            ends = {"low": mean - half, "high": mean + half}
+            long.append({**group, "measure": column, "n": len(values), "mean": mean, "sd": sd, **ends, **spread})
             text = "–" if np.isnan(mean) else f"{factor * mean:.{decimals}f}"
-            text += "" if np.isnan(sd) else f" ± {factor * sd:.{decimals}f}"
+            if not np.isnan(sd):
+                low, high = (f"{factor * end:.{decimals}f}" for end in ends.values())
+                text += f" [{low}, {high}]" if interval else f" ± {factor * sd:.{decimals}f}"
             if group["setup"] != reference and not np.isnan(difference):
-                text += f" ({factor * difference:+.{decimals}f})".replace("-", "−")
-            line[heading] = text
+                text += f" ({factor * difference:+.{decimals}f})"
+            line[heading] = text.replace("-", "−")
         shown.append(line)
     shown, long = pandas.DataFrame(shown), pandas.DataFrame(long)
     return (shown.drop(columns="network") if len(shown) and shown["network"].nunique() == 1 else shown), long

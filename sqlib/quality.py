@@ -6,7 +6,6 @@ values, `quality.json` their means. Every `mean` stands beside its `n`, the imag
 """
 
 import hashlib
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sqlib import faithfulness, metrics, robustness, runs, sanity
-from sqlib.config import Run, Study
+from sqlib.config import Quality, Run, Study
 from sqlib.data import Dataset, load, to_float
 from sqlib.files import write_atomically
 from sqlib.models import Network, predict
 from sqlib.saliency import METHODS, SURROGATES, saliency_map
 
-# How many test images, from the first on, each family uses: one core does a run of the default network in a minute.
-CLARITY_IMAGES = 500
-FAITHFULNESS_IMAGES = 200
-SANITY_IMAGES = 100
-ROBUSTNESS_IMAGES = 100
-AGREEMENT_IMAGES = 200
-"""Of the first `CLARITY_IMAGES`, those that both models get right, as far as there are so many."""
+FEWER = {"clarity": 500, "faithfulness": 200, "sanity": 100, "robustness": 100}
+"""Test images for the maps that are not straight-through gradients: one core does all of a run in a minute or two."""
 COSTLY = ("integrated_gradients", "smoothgrad", "occlusion")
 """Methods with 16 or more passes through the network for one map."""
-COSTLY_IMAGES = {"clarity": 200, "sanity": 30, "robustness": 20}
+FEWEST = {"clarity": 200, "faithfulness": 200, "sanity": 30, "robustness": 20}
 
 NO_GRADIENT = ("occlusion",)
 """Methods without a gradient: the surrogates do not differ. Their robustness, at 169 passes a map, is left out."""
@@ -42,31 +36,37 @@ def measure_quality(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     """Measure a finished run; writes `quality.safetensors`, then `quality.json`, into its folder, and returns the latter.
 
     Needs `result.json` and the model of the run in `folder` (`<reports>/runs/<run id>`), and, beside it, those of the
-    float runs of the same data set, network and training, of all the study's seeds (see `agreement_with`).
+    float runs it is compared with (see `agreement_with`). `study.quality` says on how many images, and whether for all
+    methods.
 
     The result: `methods[method][surrogate]` holds `clarity`, `faithfulness`, `sanity` and `robustness`; `unclipped` is
     there where it differs (a quantised network, a method with a gradient). `random_curves[fill][direction]` are the
-    controls over all images, `agreement` is `agreement_with`. The tensors are called `<method>/<surrogate>/<measure>`.
+    controls over all images, `agreement` is `agreement_with`. The tensors are called `<method>/<surrogate>/<measure>`
+    and `agreement/<run id>/<surrogate>/<measure>`, one value an image.
     Errors (SqlibError): the run is not there or damaged, the data cannot be had, the folder cannot be written.
     """
+    wanted = study.quality or Quality()
     torch.set_num_threads(run.threads)
     model, data = runs.load_model(folder), load(run.dataset)
-    methods, random_curves, per_image = measure_model(model, data, run.seed)
-    tensors = save({name: values.float().contiguous() for name, values in per_image.items()})
+    methods = METHODS if run.setup.name in wanted.every_method else METHODS[:1]
+    measured, random_curves, per_image = measure_model(model, data, run.seed, wanted.images, methods)
+    agreement, alike = agreement_with(study, run, folder, model, data)
+    tensors = save({name: values.float().contiguous() for name, values in (per_image | alike).items()})
     result = {
         "run": run.id,
         "result": runs.read_result(folder)["files"],
         "files": {"quality.safetensors": hashlib.sha256(tensors).hexdigest()},
         "fractions": list(metrics.FRACTIONS),
         "parameters": {
+            "images": wanted.images,
             "blur": faithfulness.BLUR,
             "radius": robustness.RADIUS,
             "samples": robustness.SAMPLES,
             "unmoved": sanity.UNMOVED,
         },
-        "methods": methods,
+        "methods": measured,
         "random_curves": random_curves,
-        "agreement": agreement_with(study, run, folder, model, data),
+        "agreement": agreement,
     }
     write_atomically(Path(folder) / "quality.safetensors", tensors)
     write_atomically(Path(folder) / "quality.json", runs.to_json(result))
@@ -86,36 +86,45 @@ def surrogates(model: Network, method: str) -> tuple[str, ...]:
 # ---- one model -----------------------------------------------------------------------------------------------------
 
 
+def images_for(method: str, surrogate: str, images: int) -> dict[str, int]:
+    """How many test images each family uses: all of `images` for the straight-through gradient, else fewer."""
+    if (method, surrogate) == (METHODS[0], SURROGATES[0]):
+        return dict.fromkeys(FEWER, images)
+    few = FEWEST if method in COSTLY else FEWER
+    return {family: min(images, count) for family, count in few.items()}
+
+
 def measure_model(
-    model: Network, data: Dataset, seed: int, methods: tuple[str, ...] = METHODS
+    model: Network, data: Dataset, seed: int, count: int, methods: tuple[str, ...] = METHODS
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
-    """`(methods, random_curves, per_image)` of `measure_quality` for a model; seed: of all that is drawn at random."""
-    images, labels = to_float(data.test_images[:CLARITY_IMAGES]), data.test_labels[:CLARITY_IMAGES]
+    """`(methods, random_curves, per_image)` of `measure_quality` for a model, on the first `count` test images.
+
+    seed: of all that is drawn at random.
+    """
+    images, labels = to_float(data.test_images[:count]), data.test_labels[:count]
     targets = predict(model, images).argmax(dim=1)
-    controls = random_controls(model, images[:FAITHFULNESS_IMAGES], labels[:FAITHFULNESS_IMAGES], seed)
+    controls = random_controls(model, images, labels, seed)
     measured: dict[str, Any] = {}
     per_image: dict[str, Tensor] = {}
     for method in methods:
-        count = {"clarity": CLARITY_IMAGES, "sanity": SANITY_IMAGES, "robustness": ROBUSTNESS_IMAGES}
-        count = COSTLY_IMAGES if method in COSTLY else count
         for surrogate in surrogates(model, method):
-            how = (method, surrogate)
-            few = count["clarity"]
+            how, number = (method, surrogate), images_for(method, surrogate, count)
+            few = number["clarity"]
             maps = saliency_map(model, images[:few], targets[:few], *how)
             values = clarity(maps, images[:few])
             means: dict[str, Any] = {"clarity": {name: summary(v) for name, v in values.items()}}
 
-            few = min(few, FAITHFULNESS_IMAGES)
+            few = number["faithfulness"]
             means["faithfulness"], faithful = follow(model, images[:few], labels[:few], maps[:few], controls)
             values |= faithful
 
-            few = count["sanity"]
+            few = number["sanity"]
             means["sanity"], similar = reaction(model, images[:few], targets[:few], *how, seed)
             values |= similar
 
             means["robustness"] = None
             if method not in NO_GRADIENT:
-                few = count["robustness"]
+                few = number["robustness"]
                 values["sensitivity"] = robustness.sensitivity(model, images[:few], targets[:few], *how, seed=seed)
                 means["robustness"] = {"sensitivity": summary(values["sensitivity"])}
             measured.setdefault(method, {})[surrogate] = means
@@ -138,13 +147,17 @@ def clarity(maps: Tensor, images: Tensor) -> dict[str, Tensor]:
 
 
 def random_controls(model: Network, images: Tensor, labels: Tensor, seed: int) -> dict[tuple[str, str], Tensor]:
-    """`faithfulness.still_right` in a random order, for each (fill, direction): the same for every method of a model."""
+    """`faithfulness.still_right` in a random order, for each (fill, direction): the same for every method of a model.
+
+    What is shown after inserting a share of the pixels is what is left after deleting the others, and the others of a
+    random order come in a random order, too. So one pass of deletions gives both controls.
+    """
     order = metrics.random_order(len(images), images[0, 0].numel(), seed)
-    return {
-        (fill, direction): faithfulness.still_right(model, images, labels, order, fill, direction)
-        for fill in faithfulness.FILLS
-        for direction in faithfulness.DIRECTIONS
-    }
+    controls = {}
+    for fill in faithfulness.FILLS:
+        right = faithfulness.still_right(model, images, labels, order, fill, "deletion", (*metrics.FRACTIONS, 1.0))
+        controls[fill, "deletion"], controls[fill, "insertion"] = right[:-1], right[1:].flip(0)
+    return controls
 
 
 def follow(
@@ -200,69 +213,66 @@ LIKENESS = {"spearman": metrics.spearman, "ssim": metrics.ssim, "top_iou": metri
 
 
 def agreement(
-    model_a: Network,
-    model_b: Network,
-    images: Tensor,
-    labels: Tensor,
-    surrogate: str = "straight_through",
-    count: int = AGREEMENT_IMAGES,
+    model_a: Network, model_b: Network, images: Tensor, labels: Tensor, surrogate: str = "straight_through"
 ) -> dict[str, Tensor]:
-    """Likeness of two models' gradient maps of the true label, one value an image for each of `LIKENESS` (top 10% IoU).
+    """Likeness of two models' gradient maps of the true label, (N,) for each of `LIKENESS` (top 10% IoU); 1 is the same.
 
-    On the first `count` images that both get right; 1 is the same, NaN where either map is dead.
+    NaN where one of the models is wrong, and where either map is dead.
     """
-    both = (predict(model_a, images).argmax(dim=1) == labels) & (predict(model_b, images).argmax(dim=1) == labels)
-    chosen = both.nonzero().flatten()[:count]
-    if not len(chosen):
-        return {name: images.new_zeros(0) for name in LIKENESS}
-    maps = [saliency_map(model, images[chosen], labels[chosen], surrogate=surrogate) for model in (model_a, model_b)]
-    return {name: function(*maps) for name, function in LIKENESS.items()}
+    right = (predict(model_a, images).argmax(dim=1) == labels) & (predict(model_b, images).argmax(dim=1) == labels)
+    values = {name: images.new_full((len(images),), torch.nan) for name in LIKENESS}
+    if right.any():
+        maps = [saliency_map(model, images[right], labels[right], surrogate=surrogate) for model in (model_a, model_b)]
+        for name, function in LIKENESS.items():
+            values[name][right] = function(*maps).to(images)
+    return values
 
 
 def agreement_with(
     study: Study, run: Run, folder: Path, model: Network | None = None, data: Dataset | None = None
-) -> dict[str, Any]:
-    """Agreement of a run's gradient maps with the float run's, beside the ceiling: that of float runs of other seeds.
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Agreement of a run's gradient maps with the float run's of the same seed; of a float run's with the other seeds'.
 
-    Reads the float runs of the same data set, network and training from their folders beside `folder`. One that is not
-    made is left out, and the result names what was compared: a job needs all of them as its inputs.
+    The second is the *ceiling* of the first: how much two networks agree that differ in nothing but their seed. Reads the
+    float runs of the same data set, network and training from their folders beside `folder`. One that is not made is left
+    out, and the result names what was compared: a job needs all of them as its inputs.
 
     Args:
-        study: its first float setup and its seeds say which runs to compare with.
+        study: its first float setup and its seeds say which runs to compare with; `study.quality` on how many images.
         folder: the run's, `<reports>/runs/<run id>`.
         model, data: the run's, where they are loaded already.
 
-    Returns a dictionary. `float`: `{"run": id, surrogate: {measure: {mean, n}}}` for the float run of the same seed; None
-    for a float run, and where there is none. `ceiling`: `{"pairs": [{"runs": [id, id], measure: {mean, n}}], measure: mean
-    over the pairs}` of all pairs of float runs, for a float run the pairs that it is in; NaN without a pair.
+    Returns ({run id: {surrogate: {measure: {mean, n}}}}, {`agreement/<run id>/<surrogate>/<measure>`: (N,) values}): the
+    float run of the same seed for a quantised run, those of later seeds for a float run, so that no pair comes twice.
     Errors (SqlibError): a run that is there is damaged.
     """
     model = runs.load_model(folder) if model is None else model
     data = load(run.dataset) if data is None else data
-    images, labels = to_float(data.test_images[:CLARITY_IMAGES]), data.test_labels[:CLARITY_IMAGES]
-    floats = _float_models(study, run, Path(folder).parents[len(Path(run.id).parts)])
-    with_float = None
-    for other, float_model in floats:
-        if other.seed == run.seed and not run.setup.is_float:
-            with_float = {"run": other.id}
-            for surrogate in surrogates(model, "gradient"):
-                values = agreement(model, float_model, images, labels, surrogate)
-                with_float[surrogate] = {name: summary(v) for name, v in values.items()}
-    pairs = []
-    for (a, model_a), (b, model_b) in combinations(floats, 2):
-        if not run.setup.is_float or run.id in (a.id, b.id):
-            values = agreement(model_a, model_b, images, labels)
-            pairs.append({"runs": [a.id, b.id], **{name: summary(v) for name, v in values.items()}})
-    means = {name: float(torch.tensor([pair[name]["mean"] for pair in pairs]).nanmean()) for name in LIKENESS}
-    return {"float": with_float, "ceiling": {"pairs": pairs, **means}}
+    count = (study.quality or Quality()).images
+    images, labels = to_float(data.test_images[:count]), data.test_labels[:count]
+    means: dict[str, Any] = {}
+    per_image: dict[str, Tensor] = {}
+    for other, other_model in _float_models(study, run, Path(folder).parents[len(Path(run.id).parts)]):
+        means[other.id] = {}
+        for surrogate in surrogates(model, METHODS[0]):
+            values = agreement(model, other_model, images, labels, surrogate)
+            means[other.id][surrogate] = {name: summary(v) for name, v in values.items()}
+            per_image |= {f"agreement/{other.id}/{surrogate}/{name}": v for name, v in values.items()}
+    return means, per_image
+
+
+def compared_with(study: Study, run: Run) -> list[Run]:
+    """The float runs that `agreement_with` compares a run with: the one of its seed; for a float run, those of later seeds."""
+    setup = next((setup for setup in study.setups if setup.is_float), None)
+    if setup is None:
+        return []
+    seeds = study.seeds[study.seeds.index(run.seed) + 1 :] if run.setup.is_float else [run.seed]
+    return [Run.make(study, run.dataset, run.network, setup.name, run.training, seed) for seed in seeds]
 
 
 def _float_models(study: Study, run: Run, reports: Path) -> list[tuple[Run, Network]]:
-    """The trained networks of the study's float runs that are as `run` but for setup and seed, of those that are made."""
-    setup = next((setup for setup in study.setups if setup.is_float), None)
     models = []
-    for seed in study.seeds if setup else []:
-        other = Run.make(study, run.dataset, run.network, setup.name, run.training, seed)
+    for other in compared_with(study, run):
         folder = other.folder(reports)
         made = any((folder / name).exists() for name in ("model.safetensors", runs.PACKED))
         if made and (folder / "result.json").exists():

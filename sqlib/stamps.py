@@ -49,6 +49,12 @@ def page_stamps(study: Study) -> dict[str, dict[str, Any]]:
     setups = [setup.model_dump(mode="json") for setup in study.setups]
     stamps["post_training"] = {"setups": setups, "sources": runs.sources_of("post_training")}
     stamps["deployed"] = {"sources": runs.sources_of("deployed")}
+    if study.quality is not None:
+        stated = study.quality.model_dump(mode="json")
+        stamps["quality"] = {"quality": stated, "sources": runs.sources_of("quality")}
+        for dataset in study.datasets:
+            ids = [run.id for run in study.quality_runs() if run.dataset == dataset]
+            stamps[f"explanations_{dataset}"] = {"runs": ids, "sources": runs.sources_of("explanations")}
     for name in study.sweeps:
         stated = hashlib.sha256((PARAMS / "sweeps" / f"{name}.yaml").read_bytes()).hexdigest()
         ids = [trial.id for trial in sweeps.trials(study, sweeps.load_sweep(name))]

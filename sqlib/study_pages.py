@@ -51,6 +51,11 @@ class Page:
         return cls._plain(study, "claims", "6_claims.ipynb", "claims", "Claims", f"claims {study.name}")
 
     @classmethod
+    def explanations(cls, study: Study, dataset: str) -> "Page":
+        name, command = f"explanations_{dataset}", f"explanations {study.name} {dataset}"
+        return cls._plain(study, "explanations", "8_explanations.ipynb", name, f"Explanations: {dataset}", command)
+
+    @classmethod
     def sweep(cls, study: Study, name: str) -> "Page":
         title = load_sweep(name).title
         return cls._plain(study, "sweep", "7_parameters.ipynb", f"sweep_{name}", title, f"sweep {study.name} {name}")
@@ -77,6 +82,7 @@ class Page:
             *(cls.compare(study, dataset, network) for dataset in study.datasets for network in study.networks),
             cls.tables(study),
             cls.claims(study),
+            *(cls.explanations(study, dataset) for dataset in study.datasets if study.quality),
             *(cls.sweep(study, name) for name in study.sweeps),
             *(cls.data(study, dataset) for dataset in study.datasets),
             *(cls.train(study, run) for run in all_runs),

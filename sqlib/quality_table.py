@@ -1,0 +1,194 @@
+"""What `sqlib.quality` measured, gathered over a study: values by image, and tables with an interval in each cell.
+
+A cell is the mean over seeds and images with its 95% interval, from a bootstrap over both (`sqlib.stats`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sqlib.config import Run, Study
+from sqlib.plots import dataset_title, training_title
+from sqlib.runs import read_json
+from sqlib.stats import Interval, bootstrap
+
+if TYPE_CHECKING:
+    import pandas
+
+GRADIENT = "gradient/straight_through"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A quantity of `quality.safetensors`: its name there behind `<method>/<surrogate>/`, and how to read it."""
+
+    name: str
+    heading: str
+    meaning: str
+    decimals: int = 3
+
+
+FAITHFULNESS = tuple(
+    Measure(
+        f"{direction}_{fill}_gap",
+        f"{direction}, {words} ↑",
+        "",
+    )
+    for direction in ("deletion", "insertion")
+    for fill, words in (("corner", "corner"), ("mean", "mean"), ("blurred", "blurred"))
+)
+AGREEMENT = (
+    Measure(
+        "spearman", "Spearman ↑", "1 when the pixels come in the same order, 0 when the orders have nothing in common"
+    ),
+    Measure("ssim", "SSIM ↑", "1 when the maps are the same, 0 when their structures are unrelated"),
+    Measure("top_iou", "IoU of the top 10% ↑", "1 when the same pixels are the most salient tenth, 0.05 by chance"),
+)
+ROBUSTNESS = Measure(
+    "sensitivity",
+    "sensitivity ↓",
+    "0 when the map stays the same, 1 when it changes by as much as it is large; no upper end",
+)
+SANITY = (
+    Measure("sanity_spearman", "Spearman with random weights ↓", "0 when nothing of the map is left, 1 when it is the same"),
+    Measure("sanity_spearman_foreground", "the same, bright pixels only ↓", "as before, where a black background cannot decide"),
+    Measure("sanity_ssim", "SSIM with random weights ↓", "as before; high between nearly empty maps"),
+)  # fmt: skip
+
+
+class QualityValues:
+    """The values of a study's measured runs, each file read once."""
+
+    def __init__(self, study: Study, reports: Path):
+        self.study, self.reports = study, Path(reports)
+        self._tensors: dict[str, dict[str, np.ndarray]] = {}
+
+    def tensors(self, run: Run) -> dict[str, np.ndarray]:
+        """The per-image values of a run by name; empty when it is not measured."""
+        if run.id not in self._tensors:
+            from safetensors.numpy import load_file
+
+            path = run.folder(self.reports) / "quality.safetensors"
+            self._tensors[run.id] = load_file(path) if path.exists() else {}
+        return self._tensors[run.id]
+
+    def summary(self, run: Run) -> dict[str, Any]:
+        """`quality.json` of a run; empty when it is not measured."""
+        path = run.folder(self.reports) / "quality.json"
+        return read_json(path) if path.exists() else {}
+
+    def measured(self) -> list[Run]:
+        """The runs that have been measured, in the order of the study."""
+        return [run for run in self.study.quality_runs() if self.tensors(run)]
+
+    def interval(self, runs: Sequence[Run], name: str) -> Interval:
+        """Mean and interval of one quantity over these runs (seeds), those of them that have it."""
+        return _interval([self.tensors(run)[name] for run in runs if name in self.tensors(run)])
+
+    def agreements(self, runs: Sequence[Run], measure: str, surrogate: str = "straight_through") -> list[np.ndarray]:
+        """(images,) agreement with each float run that these runs were compared with; for float runs, the ceiling."""
+        end = f"/{surrogate}/{measure}"
+        tensors = [self.tensors(run) for run in runs]
+        return [
+            found[name] for found in tensors for name in found if name.startswith("agreement/") and name.endswith(end)
+        ]
+
+    def agreement(self, runs: Sequence[Run], measure: str, surrogate: str = "straight_through") -> Interval:
+        """Mean and interval of `agreements`. Those of float runs are pairs that share seeds: taken as independent."""
+        return _interval(self.agreements(runs, measure, surrogate))
+
+
+def _interval(rows: list[np.ndarray]) -> Interval:
+    if not rows:
+        return Interval(math.nan, math.nan, math.nan, 0, 0, math.nan, math.nan)
+    return bootstrap(np.stack(rows))
+
+
+def groups(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
+    """Runs that differ only in their seed: (dataset, network, setup, training) -> runs."""
+    found: dict[tuple[str, str, str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.dataset, run.network, run.setup.name, run.training), []).append(run)
+    return found
+
+
+def family(
+    values: QualityValues, measures: Sequence[Measure], kind: str = GRADIENT
+) -> "tuple[pandas.DataFrame, pandas.DataFrame]":
+    """(table to show, table to compute with) of some measures, a row for each data set, network, setup and training.
+
+    kind: `<method>/<surrogate>`, or `agreement` for the agreement with the float runs. Shown: "mean [low, high]" and n as
+    seeds x images. The other one has a row a group and measure: effect, low, high, n_seeds, n_images.
+    """
+    import pandas
+
+    shown, long = [], []
+    for (dataset, network, setup, training), runs in groups(values.measured()).items():
+        ceiling = kind == "agreement" and runs[0].setup.is_float
+        line = {
+            "dataset": dataset_title(dataset),
+            "network": network,
+            "setup": f"{setup}: the ceiling" if ceiling else setup,
+            "training": training_title(training),
+        }
+        cells = {}
+        for measure in measures:
+            found = (
+                values.agreement(runs, measure.name)
+                if kind == "agreement"
+                else values.interval(runs, f"{kind}/{measure.name}")
+            )
+            line["n"] = f"{found.n_seeds} × {found.n_images:,}"
+            cells[measure.heading] = cell(found, measure.decimals)
+            long.append(
+                {
+                    "dataset": dataset, "network": network, "setup": setup, "training": training,
+                    "measure": f"{kind}/{measure.name}", "mean": found.effect, "low": found.low, "high": found.high,
+                    "n_seeds": found.n_seeds, "n_images": found.n_images,
+                }
+            )  # fmt: skip
+        if any(text != "–" for text in cells.values()):
+            shown.append({**line, **cells})
+    table = pandas.DataFrame(shown)
+    if len(table) and table["network"].nunique() == 1:
+        table = table.drop(columns="network")
+    return table, pandas.DataFrame(long)
+
+
+def cell(found: Interval, decimals: int = 3) -> str:
+    """An interval as text, such as '0.512 [0.487, 0.537]'; without one the mean alone, '–' without any value."""
+    if math.isnan(found.effect):
+        return "–"
+    text = f"{found.effect:.{decimals}f}"
+    if not math.isnan(found.low):
+        text += f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
+    return text.replace("-", "−")
+
+
+def flagged(values: QualityValues) -> "pandas.DataFrame":
+    """One row for each run, method and surrogate: does the method react to the weights? (`sqlib.sanity`)
+
+    Columns: dataset, network, setup, training, seed, method, surrogate, spearman, spearman_foreground, flagged,
+    flagged_foreground.
+    """
+    import pandas
+
+    rows = []
+    for run in values.measured():
+        for method, kinds in values.summary(run)["methods"].items():
+            for surrogate, found in kinds.items():
+                sane = found["sanity"]
+                rows.append(
+                    {
+                        "dataset": run.dataset, "network": run.network, "setup": run.setup.name,
+                        "training": run.training, "seed": run.seed, "method": method, "surrogate": surrogate,
+                        "spearman": sane["spearman"]["mean"],
+                        "spearman_foreground": sane["spearman_foreground"]["mean"],
+                        "flagged": sane["flagged"], "flagged_foreground": sane["flagged_foreground"],
+                    }
+                )  # fmt: skip
+    return pandas.DataFrame(rows)
