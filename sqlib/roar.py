@@ -43,7 +43,7 @@ class Budget(Strict):
     fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.3, 0.5, 0.7, 0.9)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=2)] = (100, 101)
     images: Annotated[int, Field(ge=10, le=55_000)] = 5000
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 4
     validation_images: Annotated[int, Field(ge=10, le=5_000)] = 2500
 
     @field_validator("fractions", "seeds")
@@ -228,8 +228,8 @@ def measure(study: Study, dataset: str, reports: Path, budget: Budget | None = N
         "epochs": retrainings[0].epochs,
         "validation_images": validation_images,
         "fill": mean_pixel(data),
-        "fractions": budget.fractions,
-        "seeds": budget.seeds,
+        "fractions": list(budget.fractions),
+        "seeds": list(budget.seeds),
         "intact": intact,
         "random": random,
         "explained": {run.id: _of_run(run, maps[run.id], accuracy[run.id], random) for run in chosen},
