@@ -19,6 +19,7 @@ EXPLAINED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]
 TRIALS = {name: [trial.id for trial in trials_of(STUDY) if trial.sweep == name] for name in STUDY.sweeps}
 DATA = [f"data_{dataset}" for dataset in STUDY.datasets]
 MEASURED = [run.id for run in STUDY.quality_runs()]
+RETRAINED = STUDY.quality.retrain if STUDY.quality else []
 EXPLANATIONS = [f"explanations_{dataset}" for dataset in STUDY.datasets if MEASURED]
 COMPARISONS = {compare_page(STUDY, d, n): (d, n) for d in STUDY.datasets for n in STUDY.networks}
 # exec: a stopped Snakemake takes its jobs with it, without a shell in between. What a job prints goes to its log.
@@ -180,6 +181,21 @@ rule quality:
         JOB + " quality {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
 
 
+# Networks trained again without the pixels that the maps of the first seed call important.
+rule roar:
+    input:
+        "stamps/roar_{dataset}.json",
+        runs_on,
+    output:
+        "results/roar_{dataset}.json",
+    log:
+        text="logs/roar_{dataset}.log",
+    threads: STUDY.threads
+    priority: 3
+    shell:
+        JOB + " roar {STUDY.name} {wildcards.dataset} > {log.text:q} 2>&1"
+
+
 rule explanations:
     input:
         "stamps/{page}.json",
@@ -188,6 +204,9 @@ rule explanations:
             for run in MEASURED
             for kind in ("json", "safetensors")
             if run.startswith(f"{wildcards.page.removeprefix('explanations_')}/")
+        ],
+        lambda wildcards: [
+            f"results/roar_{dataset}.json" for dataset in RETRAINED if wildcards.page == f"explanations_{dataset}"
         ],
     output:
         "results/{page}.json",

@@ -222,6 +222,17 @@ def quality(name: StudyName, run_id: RunId) -> None:
 
 
 @app.command()
+def roar(name: StudyName, dataset: DatasetName) -> None:
+    """Train networks again without the most salient pixels."""
+    from sqlib.roar import measure
+
+    study = load_study(name)
+    check_dataset(study, dataset)
+    found = measure(study, dataset, runs.reports_root() / study.name)
+    print(f"{dataset}: networks retrained on the maps of {count(len(found['explained']), 'run')}")
+
+
+@app.command()
 def explanations(name: StudyName, dataset: DatasetName) -> None:
     """Make the page about the quality of the maps on one data set."""
     study = load_study(name)

@@ -192,12 +192,14 @@ class Quality(Strict):
     """What `sqlib.quality` measures on the maps of finished runs: agreement, faithfulness, robustness, sanity.
 
     images: test images, from the first on, for gradient maps. setups: whose runs are measured (default: all of the
-    study). every_method: on whose runs all methods are measured, on fewer images, and not the gradient alone.
+    study). every_method: on whose runs all methods are measured, on fewer images, and not the gradient alone. retrain: data
+    sets on which networks are trained again without the most salient pixels (`sqlib.roar`), an expensive check.
     """
 
     images: Annotated[int, Field(ge=10, le=10_000)] = 1_000
     setups: list[str] | None = None
     every_method: list[str] = []
+    retrain: list[str] = []
 
 
 def _choices(kind: str, known: tuple[str, ...]):
@@ -246,6 +248,9 @@ class Study(Strict):
             for name in getattr(self.quality, key, None) or []:
                 if name not in names:
                     raise ValueError(f"quality.{key}: the study has no setup '{name}'{nearest(name, names)}")
+        for name in self.quality.retrain if self.quality else []:
+            if name not in self.datasets:
+                raise ValueError(f"quality.retrain: the study has no data set '{name}'{nearest(name, self.datasets)}")
         return self
 
     def setup(self, name: str) -> Setup:

@@ -28,7 +28,7 @@ from sqlib.sweeps import Trial, settle, trials_of
 # cores; they only start the estimate, which then follows the measured times.
 PAGE_SECONDS = {
     "data": 15.0, "saliency": 20.0, "compare": 25.0, "tables": 10.0, "claims": 15.0, "sweep": 10.0, "index": 6.0,
-    "post_training": 30.0, "deployed": 25.0, "quality": 30.0, "explanations": 20.0,
+    "post_training": 30.0, "deployed": 25.0, "quality": 30.0, "explanations": 20.0, "roar": 400.0,
 }  # fmt: skip
 RUN_SECONDS = 12.0
 IMAGE_SECONDS = 2e-3  # for each test image measured
@@ -301,6 +301,7 @@ class Progress:
         words = {"data": "checked and described the data: ", "saliency": "explained ", "compare": "compared: "}
         words |= {"deployed": "compared what is deployed: "}
         words |= {"quality": "measured the maps of ", "explanations": "judged the explanations: "}
+        words |= {"roar": "retrained without salient pixels: "}
         words |= {"trial": "tried ", "sweep": "judged the sweep ", "post_training": "quantised without training "}
         names = {"tables": "made the tables", "claims": "gave the claims their verdicts", "index": "wrote the index"}
         return names.get(job.rule) or words.get(job.rule, f"{job.rule} ") + job.target.removeprefix(

@@ -37,6 +37,7 @@ FAITHFULNESS = tuple(
         f"{direction}_{fill}_gap",
         f"{direction}, {words} ↑",
         "",
+        2,
     )
     for direction in ("deletion", "insertion")
     for fill, words in (("corner", "corner"), ("mean", "mean"), ("blurred", "blurred"))

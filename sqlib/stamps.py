@@ -52,6 +52,7 @@ def page_stamps(study: Study) -> dict[str, dict[str, Any]]:
     if study.quality is not None:
         stated = study.quality.model_dump(mode="json")
         stamps["quality"] = {"quality": stated, "sources": runs.sources_of("quality")}
+        stamps |= {f"roar_{dataset}": {"sources": runs.sources_of("roar")} for dataset in study.quality.retrain}
         for dataset in study.datasets:
             ids = [run.id for run in study.quality_runs() if run.dataset == dataset]
             stamps[f"explanations_{dataset}"] = {"runs": ids, "sources": runs.sources_of("explanations")}

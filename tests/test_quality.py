@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sqlib import config, metrics, quality, runs
+from sqlib import config, faithfulness, metrics, quality, runs
 from sqlib.config import SqlibError
 from sqlib.models import build_model
 from sqlib.saliency import METHODS
@@ -28,6 +28,7 @@ def study(make_setup):
         trainings=["standard"],
         seeds=list(SEEDS),
         training=config.Training(epochs=1),
+        quality=config.Quality(images=30, every_method=["w2a2"]),
     )
 
 
@@ -45,9 +46,8 @@ def reports(study, tmp_path):
 @pytest.fixture(autouse=True)
 def small(monkeypatch, blobs):
     monkeypatch.setattr(quality, "load", lambda name: blobs)
-    for name, count in (("CLARITY", 30), ("FAITHFULNESS", 6), ("SANITY", 4), ("ROBUSTNESS", 3), ("AGREEMENT", 3)):
-        monkeypatch.setattr(quality, f"{name}_IMAGES", count)
-    monkeypatch.setattr(quality, "COSTLY_IMAGES", {"clarity": 5, "sanity": 2, "robustness": 2})
+    monkeypatch.setattr(quality, "FEWER", {"clarity": 8, "faithfulness": 6, "sanity": 4, "robustness": 3})
+    monkeypatch.setattr(quality, "FEWEST", {"clarity": 5, "faithfulness": 5, "sanity": 2, "robustness": 2})
 
 
 def run_of(study, bits, seed=0):
@@ -61,12 +61,15 @@ def test_the_job_writes_what_it_returns(study, reports):
     written = (folder / "quality.json").read_bytes()
     assert written == runs.to_json(result) and runs.read_json(folder / "quality.json")["run"] == run.id
     assert sorted(result["methods"]) == sorted(METHODS)
+    few = quality.images_for("gradient", "unclipped", 30)
+    assert few["clarity"] == 8 and quality.images_for("gradient", "straight_through", 30)["sanity"] == 30
     for method, by_surrogate in result["methods"].items():
         expected = ["straight_through"] if method == "occlusion" else ["straight_through", "unclipped"]
         assert list(by_surrogate) == expected
-        for measured in by_surrogate.values():
+        for surrogate, measured in by_surrogate.items():
+            n = 5 if method in quality.COSTLY else 30 if (method, surrogate) == ("gradient", "straight_through") else 8
             assert set(measured) == {"clarity", "faithfulness", "sanity", "robustness"}
-            assert measured["clarity"]["dead"]["n"] == (5 if method in quality.COSTLY else 30)
+            assert measured["clarity"]["dead"]["n"] == n
             assert set(measured["faithfulness"]) == {"corner", "mean", "blurred"}
             assert (measured["robustness"] is None) == (method == "occlusion")
             assert [depth["layer"] for depth in measured["sanity"]["depths"]] == ["fc3", "fc2", "fc1", "conv2", "conv1"]
@@ -93,7 +96,7 @@ def test_a_float_network_has_one_surrogate_and_dead_maps_never_become_numbers(ma
     with torch.no_grad():
         model.fc3.weight.zero_()
     state = torch.get_rng_state()
-    methods, _, per_image = quality.measure_model(model, blobs, seed=0, methods=("gradient",))
+    methods, _, per_image = quality.measure_model(model, blobs, 0, 30, ("gradient",))
     assert torch.equal(torch.get_rng_state(), state)
     assert list(methods["gradient"]) == ["straight_through"]
     measured = methods["gradient"]["straight_through"]
@@ -109,40 +112,52 @@ def test_summary_leaves_out_what_is_no_number():
     assert quality.summary(torch.tensor([1.0, math.nan, 4.0])) == {"mean": 2.5, "n": 2}
 
 
-def test_a_model_agrees_with_itself(make_setup, blobs):
+def test_a_model_agrees_with_itself_where_it_is_right(make_setup, blobs):
     model = build_model("lenet5", make_setup(32, 32)).eval()
     images = blobs.test_images.float() / 255
     images = images.view(-1, 1, 28, 28)
     labels = model(images).argmax(dim=1)
-    values = quality.agreement(model, model, images, labels, count=7)
-    for value in values.values():
-        torch.testing.assert_close(value, torch.ones(7))
-    wrong = quality.agreement(model, model, images, (labels + 1) % 10)
-    assert all(len(value) == 0 for value in wrong.values())
+    labels[::3] = (labels[::3] + 1) % 10  # as if it were wrong there
+    for value in quality.agreement(model, model, images, labels).values():
+        assert value[::3].isnan().all()
+        right = torch.arange(len(value)) % 3 > 0
+        torch.testing.assert_close(value[right], torch.ones(int(right.sum())))
+    wrong = quality.agreement(model, model, images, (model(images).argmax(dim=1) + 1) % 10)
+    assert all(value.isnan().all() for value in wrong.values())
 
 
-def test_agreement_names_the_runs_it_compared(study, reports, monkeypatch):
-    likeness = {name: torch.tensor([0.2, math.nan, 0.4]) for name in quality.LIKENESS}
-    monkeypatch.setattr(quality, "agreement", lambda *_: likeness)
+def test_a_float_method_is_measured_on_the_gradient_alone_unless_the_study_says_so(study, reports):
+    run = run_of(study, 32)
+    result = quality.measure_quality(study, run, run.folder(reports))
+    assert list(result["methods"]) == ["gradient"] and result["parameters"]["images"] == 30
+
+
+def test_agreement_names_the_runs_it_compared(study, reports):
     floats = [run_of(study, 32, seed) for seed in SEEDS]
-
     run = run_of(study, 2, 1)
-    result = quality.agreement_with(study, run, run.folder(reports))
-    assert result["float"]["run"] == floats[1].id
-    assert result["float"]["unclipped"]["ssim"] == {"mean": pytest.approx(0.3), "n": 2}
-    pairs = [pair["runs"] for pair in result["ceiling"]["pairs"]]
-    assert pairs == [[floats[a].id, floats[b].id] for a, b in ((0, 1), (0, 2), (1, 2))]
-    assert result["ceiling"]["top_iou"] == pytest.approx(0.3)
+    means, per_image = quality.agreement_with(study, run, run.folder(reports))
+    assert list(means) == [floats[1].id] and set(means[floats[1].id]) == {"straight_through", "unclipped"}
+    name = f"agreement/{floats[1].id}/unclipped/ssim"
+    assert per_image[name].shape == (30,)
+    assert means[floats[1].id]["unclipped"]["ssim"]["n"] == int((~per_image[name].isnan()).sum())
 
-    result = quality.agreement_with(study, floats[1], floats[1].folder(reports))
-    assert result["float"] is None
-    assert [pair["runs"] for pair in result["ceiling"]["pairs"]] == [pairs[0], pairs[2]]
+    # The ceiling: every pair of float runs once, at the run of the earlier seed.
+    pairs = [list(quality.agreement_with(study, other, other.folder(reports))[0]) for other in floats]
+    assert pairs == [[floats[1].id, floats[2].id], [floats[2].id], []]
 
-    for seed in (0, 1):
-        (floats[seed].folder(reports) / "result.json").unlink()
-    result = quality.agreement_with(study, run, run.folder(reports))
-    assert result["float"] is None and result["ceiling"]["pairs"] == []
-    assert math.isnan(result["ceiling"]["spearman"])
+    (floats[1].folder(reports) / "result.json").unlink()
+    assert quality.agreement_with(study, run, run.folder(reports)) == ({}, {})
+
+
+def test_the_insertion_control_is_a_random_order_too(make_setup, blobs):
+    model = build_model("lenet5", make_setup(32, 32)).eval()
+    images, labels = quality.to_float(blobs.test_images[:9]), blobs.test_labels[:9]
+    controls = quality.random_controls(model, images, labels, seed=3)
+    order = metrics.random_order(9, 784, 3)
+    for fill in faithfulness.FILLS:
+        for direction, its_order in (("deletion", order), ("insertion", order.flip(1))):
+            expected = faithfulness.still_right(model, images, labels, its_order, fill, direction)
+            assert torch.equal(controls[fill, direction], expected), (fill, direction)
 
 
 def test_a_run_that_is_not_there(study, tmp_path):

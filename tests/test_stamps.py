@@ -18,7 +18,7 @@ def test_stamps_are_written_once(study, tmp_path):
     names = {path.stem for path in first if path.parent.name == "stamps"}
     assert names == {
         "data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist", "saliency", "tables", "claims", "index",
-        "post_training", "deployed", "sweep_quick",
+        "post_training", "deployed", "sweep_quick", "quality", "explanations_mnist", "explanations_fashion_mnist",
     }  # fmt: skip
     assert len([path for path in first if "sweeps" in path.parts]) == 2 * 3
     assert write_stamps(study, tmp_path) == []
@@ -40,5 +40,5 @@ def test_a_new_seed_moves_no_run_that_is_there(study, tmp_path):
     changed = write_stamps(study.model_copy(update={"seeds": [0, 1]}), tmp_path)
     assert not {path for path in changed if path.name == "parameters.json"} & before
     assert {path.stem for path in changed if path in before} == {
-        "compare_mnist", "compare_fashion_mnist", "tables", "claims", "index",
+        "compare_mnist", "compare_fashion_mnist", "explanations_mnist", "explanations_fashion_mnist", "tables", "claims", "index",
     }  # fmt: skip
