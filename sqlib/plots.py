@@ -133,7 +133,9 @@ def dataset_title(name: str) -> str:
     return DATASETS[name].title if name in DATASETS else name
 
 
-def _styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    """A function that draws with `STYLE`."""
+
     @functools.wraps(function)
     def draw(*args, **kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
@@ -182,7 +184,7 @@ def _draw_map(axis, saliency: np.ndarray, image: np.ndarray, top: float) -> None
         axis.annotate("dead", middle, ha="center", va="center", fontsize=9, color=FAINT)
 
 
-@_styled
+@styled
 def map_grid(
     images,
     maps,
@@ -271,7 +273,7 @@ def _colour_key(fig: Figure, x: float, y: float, height: float, what: str) -> No
              ha="left", va="center", fontsize=9)  # fmt: skip
 
 
-@_styled
+@styled
 def film_strip(
     strips: Sequence, images, labels: Sequence[str] | None = None, epochs: Sequence[int] | None = None, most: int = 10
 ) -> Figure:
@@ -350,7 +352,7 @@ def _label_ends(axis, ends: Sequence[tuple[float, float, str, object]], gap_poin
         )
 
 
-@_styled
+@styled
 def training_curves(history: Sequence[Mapping], epochs: int | None = None) -> Figure:
     """Loss (left) and accuracy (right) after each epoch, training and validation. `epochs`: how many there will be."""
     fig = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -376,7 +378,7 @@ def training_curves(history: Sequence[Mapping], epochs: int | None = None) -> Fi
     return fig
 
 
-@_styled
+@styled
 def clip_paths(history: Sequence[Mapping], start: float | None = None, epochs: int | None = None) -> Figure:
     """PACT's clip of each layer after each epoch; `start`: its value before the first (drawn at epoch 0)."""
     fig = Figure(figsize=(WIDTH * 0.62, 2.9), layout="constrained")
@@ -407,7 +409,8 @@ def clip_paths(history: Sequence[Mapping], start: float | None = None, epochs: i
 # ---- a study -------------------------------------------------------------------------------------------------------
 
 
-def _training_look(training: str, colour: str) -> dict:
+def training_look(training: str, colour: str) -> dict:
+    """Marks of a training, for `axis.plot`: filled for saliency-guided, open for standard."""
     guided = training == "saliency_guided"
     return {"markerfacecolor": colour if guided else "white", "markeredgecolor": colour, "markeredgewidth": 1.6}
 
@@ -421,7 +424,7 @@ def _training_key(fig: Figure, trainings: Sequence[str], lines: str | None = "")
         style = "none" if lines is None else "-" if training == "saliency_guided" else "--"
         label = f"{training_title(training)} training{lines or ''}"
         handles.append(Line2D([], [], color=FAINT, linestyle=style, marker="o", markersize=6, label=label,
-                              **_training_look(training, FAINT)))  # fmt: skip
+                              **training_look(training, FAINT)))  # fmt: skip
     fig.legend(
         handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9, handlelength=3
     )
@@ -431,7 +434,7 @@ def _present(df, column: str) -> list[str]:
     return list(dict.fromkeys(df[column]))
 
 
-@_styled
+@styled
 def accuracy_against(df, quality: str = "gini") -> Figure:
     """Test accuracy against a quality of the maps: a faint point a run, the mean of each setup and training in front.
 
@@ -453,7 +456,7 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
             for setup, mean in means.iterrows():
                 colour, marker = styles[setup]
                 runs = chosen[chosen["setup"] == setup]
-                look = _training_look(training, colour)
+                look = training_look(training, colour)
                 if len(runs) > 1:
                     axis.plot(runs[quality] * factor, runs["test_accuracy"] * 100, linestyle="none", marker=marker,
                               markersize=4, alpha=0.45, zorder=2, **{**look, "markeredgewidth": 0.8})  # fmt: skip
@@ -475,7 +478,7 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
     return fig
 
 
-@_styled
+@styled
 def by_setup(df, column: str = "test_accuracy") -> Figure:
     """One quantity of runs.csv per setup: a point a seed, a short line for the mean, a panel a data set."""
     datasets, trainings, setups = _present(df, "dataset"), _present(df, "training"), _present(df, "setup")
@@ -497,7 +500,7 @@ def by_setup(df, column: str = "test_accuracy") -> Figure:
                     axis.hlines(values.mean(), x - 0.15, x + 0.15, color=colour, linewidth=2)
                 spread = x + np.linspace(-0.07, 0.07, len(values)) * (len(values) > 1)
                 axis.plot(
-                    spread, values, linestyle="none", marker=marker, markersize=6, **_training_look(training, colour)
+                    spread, values, linestyle="none", marker=marker, markersize=6, **training_look(training, colour)
                 )
         axis.set(xticks=range(len(setups)), xlim=(-0.6, len(setups) - 0.4))
         axis.set_xticklabels(
@@ -511,7 +514,7 @@ def by_setup(df, column: str = "test_accuracy") -> Figure:
     return fig
 
 
-@_styled
+@styled
 def sweep_panels(table, factors: Sequence[str], sweep) -> Figure:
     """A sweep, a row a factor: validation accuracy, dead maps and Gini by its value; a mark a seed, a line the means.
 
@@ -557,7 +560,7 @@ def sweep_panels(table, factors: Sequence[str], sweep) -> Figure:
     return fig
 
 
-@_styled
+@styled
 def deletion_curves(results: Sequence[Mapping]) -> Figure:
     """Accuracy while pixels are blanked, most salient first (solid) or at random (dashed).
 
@@ -599,7 +602,7 @@ def deletion_curves(results: Sequence[Mapping]) -> Figure:
 AGREEMENT = {"spearman": "Spearman's rank correlation", "ssim": "SSIM", "top_iou": "IoU of the top 10%"}
 
 
-@_styled
+@styled
 def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Figure:
     """Agreement of maps with those of the unquantised network: a panel a measure, a point a pair of models.
 
@@ -616,7 +619,7 @@ def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Fig
                 values = df[(df["setup"] == setup) & (df["training"] == training)][measure].to_numpy(dtype=float)
                 x = i + 0.3 * (j - (len(trainings) - 1) / 2)
                 axis.plot(np.full(len(values), x), values, linestyle="none", marker=styles[setup].marker,
-                          **_training_look(training, styles[setup].colour))  # fmt: skip
+                          **training_look(training, styles[setup].colour))  # fmt: skip
         for training in trainings:
             level = (ceiling or {}).get((training, measure))
             if level is not None and np.isfinite(level):
@@ -636,7 +639,7 @@ def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Fig
     return fig
 
 
-@_styled
+@styled
 def prediction_bars(probabilities, classes: Sequence[str], truth: int | None = None) -> Figure:
     """A model's probability of each class as bars: (classes,), or a mapping setup -> (classes,) for a panel each.
 

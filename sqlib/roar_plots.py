@@ -6,11 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sqlib import plots
-from sqlib.plots import FAINT, WIDTH, dataset_title, setup_style, training_title
+from sqlib.plots import FAINT, WIDTH, dataset_title, setup_style, styled, training_look, training_title
 
 
-@plots._styled
+@styled
 def roar_curves(result: Mapping) -> Figure:
     """Accuracy of retrained networks against the removed pixels: a panel a setup, a line an explained run.
 
@@ -26,7 +25,7 @@ def roar_curves(result: Mapping) -> Figure:
         _line(axis, result, result["random"], color=FAINT, linestyle="--")
         for run in (run for run in explained if run["setup"] == setup):
             colour, marker = styles[setup]
-            look = plots._training_look(run["training"], colour)
+            look = training_look(run["training"], colour)
             _line(axis, result, run["accuracy"], color=colour, marker=marker, markersize=6, **look)
         axis.set_title(setup, color=styles[setup].text, fontweight="bold")
         axis.set(xlim=(-2, 102), xticks=range(0, 101, 20))
@@ -42,7 +41,7 @@ def roar_curves(result: Mapping) -> Figure:
             marker="o",
             markersize=6,
             label=f"most salient first, {training_title(training)}",
-            **plots._training_look(training, FAINT),
+            **training_look(training, FAINT),
         )
         for training in trainings
     ]
