@@ -44,18 +44,19 @@ def loaded(tmp_path, **changes):
 
 
 def test_the_sweeps_in_params_are_valid_and_start_from_their_studies():
-    for name, names in (("paper", ["quantisation"]), ("smoke", ["quick"])):
+    for name, names in (("paper", ["quantisation", "guidance"]), ("smoke", ["quick"])):
         study = load_study(name)
         assert set(study.sweeps) <= set(names)
         for sweep_name in names:
             sweep = sweeps.load_sweep(sweep_name)
             found = sweeps.trials(study, sweep)
             values = sum(len(factor.values) - 1 for factor in sweep.factors.values())
-            assert len(found) == len({trial.id for trial in found}) == len(study.datasets) * (values + 2)
+            assert len(found) == len({trial.id for trial in found}) == len(sweeps.datasets_of(study, sweep)) * (values + 2)
             for trial in found:
                 if trial.variant == sweeps.DEFAULT:
                     for run in trial.runs:
                         assert run.parameters.clip == study.training.clip
+                        assert run.parameters.guidance == study.training.guidance
                         assert run.setup == sweeps.load_setup(sweep.setup)
 
 
