@@ -443,7 +443,7 @@ def test_the_page_of_a_sweep_for_clarity(tmp_path):
     ):  # fmt: skip
         assert words in page, words
     assert "The bits, or the choice?" not in page and "2-bit" not in page
-    assert {a["what"] for a in result["answers"]} == {"default", "Share of pixels replaced by noise: 0.7"}
+    assert {a["what"] for a in result["answers"]} == {"default", "fraction 0.7"}
     assert result["answers"][0]["accuracy"]["mean"] < 0 < result["answers"][0]["clarity"]["mean"]
 
 
