@@ -550,6 +550,9 @@ def sweep_panels(table, factors: Sequence[str], sweep) -> Figure:
             axis.set_xticks(range(len(labels)), labels, fontsize=9)
             axis.set_xlim(-0.5, len(labels) - 0.5)
             axis.margins(y=0.15)
+            if column == "val_dead_map_rate":  # a share: nothing below 0, and a scale also where all are 0
+                top = max(0.9, axis.get_ylim()[1])
+                axis.set_ylim(-0.06 * top, top)
             axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             axis.set_ylabel(words, fontsize=9)
         row[0].set_title(factor.title, loc="left", fontsize=10)

@@ -11,7 +11,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT, BASELINE = "default", "baseline"
 MEASURES = ("val_accuracy", "val_dead_map_rate", "val_gini")
+OBJECTIVES = {"accuracy": "val_accuracy", "clarity": "val_gini"}
+"""What a sweep's rule wants more of, and the measure of it."""
 
 
 class Override(Strict):
@@ -62,23 +64,34 @@ class Factor(Strict):
 
 
 class Sweep(Strict):
-    """`params/sweeps/<name>.yaml`."""
+    """`params/sweeps/<name>.yaml`.
+
+    datasets: some of the study's, or none named for all of them. objective, most_dead_maps and most_accuracy_lost (only
+    of clarity; a fraction) are the rule's: see `decide`.
+    """
 
     name: str
     title: str
+    datasets: list[str] = Field(default_factory=list)
     setup: str
     training: Literal["standard", "saliency_guided"] = "standard"
     baseline_setup: str
     baseline_training: Literal["standard", "saliency_guided"] = "standard"
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]]
     budget: dict[str, Any] = Field(default_factory=dict)
+    objective: Literal["accuracy", "clarity"] = "accuracy"
     most_dead_maps: Annotated[float, Field(ge=0, le=1)] = 0.005
+    most_accuracy_lost: Annotated[float, Field(ge=0, le=1)] = 0.005
     factors: dict[str, Factor]
 
     @model_validator(mode="after")
     def _complete(self) -> "Sweep":
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: needs at least one, and each only once")
+        if len(set(self.datasets)) != len(self.datasets):
+            raise ValueError("datasets: each only once")
+        if self.objective == "accuracy" and "most_accuracy_lost" in self.model_fields_set:
+            raise ValueError("most_accuracy_lost: only a sweep with 'objective: clarity' may lose accuracy")
         if not self.factors:
             raise ValueError("factors: needs at least one")
         for name in self.factors:
@@ -129,13 +142,22 @@ def load_sweep(name: str, params: Path | None = None) -> Sweep:
     return validate(Sweep, {**content, "name": name}, path)
 
 
+def datasets_of(study: Study, sweep: Sweep) -> list[str]:
+    """The data sets of a sweep, in the study's order; SqlibError if it names one that the study does not have."""
+    for name in sweep.datasets:
+        if name not in study.datasets:
+            where = f"params/sweeps/{sweep.name}.yaml: datasets"
+            raise SqlibError(f"{where}: study '{study.name}' has no '{name}'{nearest(name, study.datasets)}")
+    return [name for name in study.datasets if name in (sweep.datasets or study.datasets)]
+
+
 def trials(study: Study, sweep: Sweep) -> list[Trial]:
-    """Every trial of a sweep over the data sets and the first network of a study; SqlibError if an override is wrong."""
+    """Every trial of a sweep over its data sets and the first network of a study; SqlibError if an override is wrong."""
     changes = {DEFAULT: Override()}
     for name, factor in sweep.factors.items():
         changes |= {f"{name}={label}": change for label, change in factor.values.items() if label != factor.default}
     found = []
-    for dataset in study.datasets:
+    for dataset in datasets_of(study, sweep):
         variants = {BASELINE: (sweep.baseline_setup, sweep.baseline_training, Override())}
         variants |= {variant: (sweep.setup, sweep.training, change) for variant, change in changes.items()}
         for variant, (setup, training, change) in variants.items():
@@ -298,9 +320,18 @@ def collect_trials(study: Study, sweep: Sweep, reports: Path) -> "pandas.DataFra
 # ---- the rule ------------------------------------------------------------------------------------------------------
 
 
+class Gain(NamedTuple):
+    """A mean paired difference with its interval, and the smallest of the data sets' means."""
+
+    mean: float
+    low: float
+    high: float
+    worst_data_set: float
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """A value against the default, on validation: accuracy gain (fraction) with its interval, and dead maps."""
+    """A value against the default, on validation: gains in accuracy (a fraction) and in Gini with intervals, and dead maps."""
 
     factor: str
     value: str
@@ -308,67 +339,88 @@ class Comparison:
     low: float
     high: float
     worst_data_set: float
-    most_dead_maps: float
     gini_gain: float
+    gini_low: float
+    gini_high: float
+    gini_worst_data_set: float
+    most_dead_maps: float
     pairs: int
-    verdict: Literal["better", "replaces", "not better", "dead maps", "diverged"]
+    verdict: Literal["better", "replaces", "not better", "costs accuracy", "dead maps", "diverged"]
+
+
+def networks(table: "pandas.DataFrame", factor: str, value: str) -> "pandas.DataFrame":
+    """A value's rows of `collect_trials`, by data set and seed."""
+    part = table[(table["factor"] == factor) & (table["value"] == value)]
+    return part.set_index(["dataset", "seed"]).sort_index()
+
+
+def paired_gain(here: "pandas.DataFrame", base: "pandas.DataFrame", measure: str, tried: int = 1) -> Gain:
+    """What the networks `here` have more of `measure` than those of `base`, paired by data set and seed.
+
+    The interval is Student's t over the pairs, their spread taken within data sets, at 1 - 0.05 / tried (Bonferroni); it is
+    infinite where no data set has two pairs. Pairs without a number (diverged, or all maps dead) are left out.
+    """
+    from scipy import stats
+
+    gains = (here[measure] - base[measure]).dropna()
+    by_data_set = gains.groupby(level="dataset")
+    mean, half, freedom = gains.mean(), math.inf, len(gains) - by_data_set.ngroups
+    if freedom > 0:
+        spread = math.sqrt(((gains - by_data_set.transform("mean")) ** 2).sum() / freedom)
+        half = stats.t.ppf(1 - 0.025 / tried, freedom) * spread / math.sqrt(len(gains))
+    return Gain(mean, mean - half, mean + half, by_data_set.mean().min())
 
 
 def decide(table: "pandas.DataFrame", sweep: Sweep) -> tuple[list[Comparison], dict[str, str]]:
     """Every value against the default, and the value the rule picks for each factor.
 
-    The rule: values with more than `most_dead_maps` dead maps in any network, or with which training diverged, are out.
-    A value replaces the default only if its accuracy, paired by data set and seed, is higher with an interval that
-    excludes 0, and in the mean on no data set lower; of several such values the one with the largest mean gain. The
-    interval is Student's t over the pairs, their spread taken within data sets, at 95% for the factor (Bonferroni: 1 -
-    0.05 / values tried). If the default itself has too many dead maps, the most accurate value that is not out
-    replaces it. A factor that spends bits keeps its default whatever its values gain: the name of a setup promises its
-    bits. Raises SqlibError when a trial is missing, or the default diverged.
+    The rule: values with more than `most_dead_maps` dead maps in any network, or with which training diverged, are out. So
+    are, where the objective is clarity, values whose mean accuracy is on any data set more than `most_accuracy_lost` below
+    the default's.
+    A value replaces the default only if its objective (accuracy, or the Gini index of its maps), paired by data set and
+    seed, is higher with an interval that excludes 0, and in the mean on no data set lower; of several such values the one
+    with the largest mean. The interval is that of `paired_gain`, at 95% for the factor as a whole. If the default itself has
+    too many dead maps, the value with the largest mean that is not out replaces it. A factor that spends bits keeps its
+    default whatever its values gain: the name of a setup promises its bits. Raises SqlibError when a trial is missing, or
+    the default diverged.
     """
     found, chosen = [], {}
     for name, factor in sweep.factors.items():
-        part = table[table["factor"] == name]
-        base = part[part["value"] == factor.default].set_index(["dataset", "seed"]).sort_index()
+        base = networks(table, name, factor.default)
         if base.empty:
             raise SqlibError(f"sweep '{sweep.name}': the default has not been trained yet")
         if base["val_accuracy"].isna().any():
             raise SqlibError(f"sweep '{sweep.name}': training diverged with the default itself")
         chosen[name], best = factor.default, None
-        alive = base["val_dead_map_rate"].max() <= sweep.most_dead_maps
         for value in factor.values:
             if value == factor.default:
                 continue
-            here = part[part["value"] == value].set_index(["dataset", "seed"]).sort_index()
+            here = networks(table, name, value)
             if not here.index.equals(base.index):
                 raise SqlibError(f"sweep '{sweep.name}': {name}={value} has not been trained yet, or not everywhere")
-            comparison = _against(here, base, name, value, len(factor.values) - 1, sweep.most_dead_maps, alive)
-            found.append(comparison)
-            wins = comparison.verdict in ("better", "replaces") and not factor.spends_bits
-            if wins and (best is None or comparison.gain > best):
-                chosen[name], best = value, comparison.gain
+            found.append(_against(here, base, name, value, len(factor.values) - 1, sweep))
+            wins = found[-1].verdict in ("better", "replaces") and not factor.spends_bits
+            mean = here[
+                OBJECTIVES[sweep.objective]
+            ].mean()  # orders values as their gains do, also over a default without maps
+            if wins and (best is None or mean > best):
+                chosen[name], best = value, mean
     return found, chosen
 
 
-def _against(here, base, factor: str, value: str, tried: int, most_dead: float, alive: bool) -> Comparison:
+def _against(here, base, factor: str, value: str, tried: int, sweep: Sweep) -> Comparison:
     """A value's networks against the default's, both indexed by data set and seed."""
-    from scipy import stats
-
-    gains, dead = here["val_accuracy"] - base["val_accuracy"], here["val_dead_map_rate"].max()
-    by_data_set = gains.groupby(level="dataset")
-    mean, worst = gains.mean(), by_data_set.mean().min()
-    half, freedom = math.inf, len(gains) - by_data_set.ngroups
-    if freedom > 0:
-        spread = math.sqrt(((gains - by_data_set.transform("mean")) ** 2).sum() / freedom)
-        half = stats.t.ppf(1 - 0.025 / tried, freedom) * spread / math.sqrt(len(gains))
-    if gains.isna().any():
+    gains = {objective: paired_gain(here, base, measure, tried) for objective, measure in OBJECTIVES.items()}
+    wanted, dead = gains[sweep.objective], here["val_dead_map_rate"].max()
+    lost = -gains["accuracy"].worst_data_set if sweep.objective == "clarity" else 0
+    if here["val_accuracy"].isna().any():
         verdict = "diverged"
-    elif dead > most_dead:
+    elif dead > sweep.most_dead_maps:
         verdict = "dead maps"
-    elif not alive:
+    elif lost > sweep.most_accuracy_lost + 1e-9:  # a loss of just the limit is none too much, however it was rounded
+        verdict = "costs accuracy"
+    elif base["val_dead_map_rate"].max() > sweep.most_dead_maps:
         verdict = "replaces"
     else:
-        verdict = "better" if mean - half > 0 and worst >= 0 else "not better"
-    return Comparison(
-        factor=factor, value=value, gain=mean, low=mean - half, high=mean + half, worst_data_set=worst,
-        most_dead_maps=dead, gini_gain=(here["val_gini"] - base["val_gini"]).mean(), pairs=len(gains), verdict=verdict,
-    )  # fmt: skip
+        verdict = "better" if wanted.low > 0 and wanted.worst_data_set >= 0 else "not better"
+    return Comparison(factor, value, *gains["accuracy"], *gains["clarity"], dead, len(here), verdict)

@@ -1,13 +1,15 @@
 """Sweeps: what a file may say, the trials it stands for, and the rule on tables whose outcome is known."""
 
 import json
+import math
 import os
 
 import pytest
 import yaml
 
 from sqlib import sweeps
-from sqlib.config import PARAMS, SqlibError, load_study
+from sqlib.config import PARAMS, REPOSITORY, SqlibError, load_study
+from sqlib.execution import execute
 
 PLAIN = {
     "title": "T",
@@ -44,18 +46,21 @@ def loaded(tmp_path, **changes):
 
 
 def test_the_sweeps_in_params_are_valid_and_start_from_their_studies():
-    for name, names in (("paper", ["quantisation"]), ("smoke", ["quick"])):
+    for name, names in (("paper", ["quantisation", "guidance"]), ("smoke", ["quick"])):
         study = load_study(name)
         assert set(study.sweeps) <= set(names)
         for sweep_name in names:
             sweep = sweeps.load_sweep(sweep_name)
             found = sweeps.trials(study, sweep)
             values = sum(len(factor.values) - 1 for factor in sweep.factors.values())
-            assert len(found) == len({trial.id for trial in found}) == len(study.datasets) * (values + 2)
+            assert (
+                len(found) == len({trial.id for trial in found}) == len(sweeps.datasets_of(study, sweep)) * (values + 2)
+            )
             for trial in found:
                 if trial.variant == sweeps.DEFAULT:
                     for run in trial.runs:
                         assert run.parameters.clip == study.training.clip
+                        assert run.parameters.guidance == study.training.guidance
                         assert run.setup == sweeps.load_setup(sweep.setup)
 
 
@@ -80,6 +85,9 @@ def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
         ({"factors": {}}, "factors: needs at least one"),
         ({"most_dead_maps": 2.0}, "most_dead_maps"),
         ({"sed": [0]}, "unknown key 'sed'"),
+        ({"objective": "beauty"}, "objective"),
+        ({"most_accuracy_lost": 0.01}, "most_accuracy_lost: only a sweep with 'objective: clarity'"),
+        ({"datasets": ["mnist", "mnist"]}, "datasets: each only once"),
         ({"factors": {"default": PLAIN["factors"]["ends"]}}, "'default'"),
         ({"factors": {"f": factor({"a": {}}, "a")}}, "needs two or more"),
         ({"factors": {"f": factor({"a": {}, "b": {}}, "c")}}, "the default 'c' among them"),
@@ -121,6 +129,18 @@ def test_the_default_is_what_the_study_has_and_nothing_else_is(tmp_path, values,
     sweep = loaded(tmp_path, factors={"f": factor(values, "3")})
     with pytest.raises(SqlibError, match=message):
         sweeps.trials(STUDY, sweep)
+
+
+def test_a_sweep_may_keep_to_some_of_the_studys_data_sets(tmp_path):
+    def of(**changes):
+        return {trial.dataset for trial in sweeps.trials(STUDY, loaded(tmp_path, **changes))}
+
+    assert of() == {"mnist", "fashion_mnist"} and of(datasets=["fashion_mnist"]) == {"fashion_mnist"}
+    assert sweeps.datasets_of(STUDY, loaded(tmp_path, datasets=["fashion_mnist", "mnist"])) == STUDY.datasets
+    with pytest.raises(
+        SqlibError, match="s.yaml: datasets: study 'smoke' has no 'fashion'; did you mean 'fashion_mnist'"
+    ):
+        of(datasets=["fashion"])
 
 
 def test_epochs_and_a_data_sets_own_values_can_be_swept(tmp_path):
@@ -200,22 +220,28 @@ def test_a_right_result_is_made_to_look_new_and_a_wrong_one_taken_away(tmp_path)
     sweeps.settle(trial, tmp_path)  # and where there is nothing, nothing happens
 
 
-def write_trials(tmp_path, accuracy, dead=None, **changes):
+def write_trials(tmp_path, accuracy, dead=None, gini=None, **changes):
     """Results with these validation accuracies by variant, the same on both data sets but for a fixed offset."""
     sweep = loaded(tmp_path, seeds=[0, 1, 2], **changes)
-    for trial in sweeps.trials(STUDY, sweep):
+    write_results(tmp_path, STUDY, sweep, accuracy, dead or {}, gini or {})
+    return sweep, sweeps.collect_trials(STUDY, sweep, tmp_path)
+
+
+def write_results(reports, study, sweep, accuracy, dead, gini):
+    """The files of every trial: accuracies and Gini indices by variant, one a seed, and a dead-map rate."""
+    for trial in sweeps.trials(study, sweep):
         rows = []
         for i, run in enumerate(trial.runs):
             value = accuracy[trial.variant][i] + (0.05 if trial.dataset == "mnist" else 0)
             last = {
-                "val_accuracy": value, "val_dead_map_rate": (dead or {}).get(trial.variant, 0.0), "val_gini": 0.5,
+                "val_accuracy": value, "val_dead_map_rate": dead.get(trial.variant, 0.0),
+                "val_gini": gini[trial.variant][i] if trial.variant in gini else 0.5,
                 "clips": {"conv1": 2.0, "conv2": 4.0}, "seconds": 1.5,
             }  # fmt: skip
             rows.append({"seed": run.seed, "history": [last]})
-        path = trial.path(tmp_path)
+        path = trial.path(reports)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"seeds": rows, "runs": [run.model_dump(mode="json") for run in trial.runs]}))
-    return sweep, sweeps.collect_trials(STUDY, sweep, tmp_path)
 
 
 FLAT = {"baseline": [0.9] * 3, "default": [0.80, 0.81, 0.82]}
@@ -305,3 +331,135 @@ def test_the_rule_does_not_guess_what_was_not_trained(tmp_path):
         sweeps.decide(table[table["value"] != "float"], sweep)
     with pytest.raises(SqlibError, match="default has not been trained"):
         sweeps.decide(table[table["variant"] != "default"], sweep)
+
+
+# ---- clarity -------------------------------------------------------------------------------------------------------
+
+CLARITY = {"objective": "clarity", "most_accuracy_lost": 0.005}
+SAME = {**FLAT, "clip_start=1": FLAT["default"], "ends=float": FLAT["default"]}
+CLEAR = {"default": [0.50, 0.51, 0.52], "clip_start=1": [0.50, 0.51, 0.52], "ends=float": [0.550, 0.561, 0.570]}
+
+
+def judged(tmp_path, accuracy=SAME, gini=CLEAR, dead=None):
+    sweep, table = write_trials(tmp_path, accuracy, dead, gini, **CLARITY)
+    comparisons, chosen = sweeps.decide(table, sweep)
+    return {comparison.factor: comparison for comparison in comparisons}, chosen
+
+
+def test_of_clarity_the_rule_takes_what_is_clearer_beyond_chance(tmp_path):
+    found, chosen = judged(tmp_path)
+    assert chosen == {"clip_start": "10", "ends": "float"}
+    ends = found["ends"]
+    # The gains 0.050, 0.051, 0.050 of test_the_rule_takes_what_is_better_beyond_chance, here of the Gini index.
+    half = 2.7764 * (2 * 6.6667e-7 / 4) ** 0.5 / 6**0.5
+    assert (ends.gini_low, ends.gini_high) == pytest.approx((0.151 / 3 - half, 0.151 / 3 + half), abs=1e-6)
+    assert (ends.gain, ends.low, ends.high, ends.worst_data_set) == pytest.approx((0, 0, 0, 0), abs=1e-12)
+    assert (ends.verdict, found["clip_start"].verdict) == ("better", "not better")
+
+
+def test_of_clarity_noise_replaces_nothing(tmp_path):
+    found, chosen = judged(tmp_path, gini={**CLEAR, "ends=float": [0.53, 0.50, 0.53]})
+    assert chosen["ends"] == "same" and found["ends"].gini_gain == pytest.approx(0.01)
+    assert found["ends"].gini_low < 0 < found["ends"].gini_high and found["ends"].verdict == "not better"
+
+
+def test_of_clarity_a_gain_on_one_data_set_makes_up_for_no_loss_on_another(tmp_path):
+    sweep, table = write_trials(tmp_path, SAME, None, CLEAR, **CLARITY)
+    table.loc[(table["value"] == "float") & (table["dataset"] == "mnist"), "val_gini"] -= 0.06
+    table.loc[(table["value"] == "float") & (table["dataset"] == "fashion_mnist"), "val_gini"] += 0.2
+    comparisons, chosen = sweeps.decide(table, sweep)
+    assert chosen["ends"] == "same" and comparisons[1].gini_low > 0 and comparisons[1].verdict == "not better"
+
+
+def test_of_clarity_what_costs_accuracy_on_one_data_set_is_out(tmp_path):
+    sweep, table = write_trials(tmp_path, SAME, None, CLEAR, **CLARITY)
+    here = (table["value"] == "float") & (table["dataset"] == "mnist")
+    table.loc[here, "val_accuracy"] -= 0.005  # just the limit
+    assert sweeps.decide(table, sweep)[1]["ends"] == "float"
+    table.loc[here, "val_accuracy"] -= 0.0002
+    table.loc[~here & (table["value"] == "float"), "val_accuracy"] += 0.1
+    comparisons, chosen = sweeps.decide(table, sweep)
+    assert chosen["ends"] == "same" and comparisons[1].verdict == "costs accuracy"
+    assert comparisons[1].worst_data_set == pytest.approx(-0.0052) and comparisons[1].gain > 0
+
+
+def test_of_clarity_dead_maps_are_out_and_a_dead_default_is_replaced(tmp_path):
+    found, chosen = judged(tmp_path, dead={"ends=float": 0.006})
+    assert chosen["ends"] == "same" and found["ends"].verdict == "dead maps"
+    gini = {**CLEAR, "default": [math.nan] * 3, "clip_start=1": [0.2] * 3}  # all maps of the default are dead
+    found, chosen = judged(tmp_path, gini=gini, dead={"default": 1.0})
+    assert chosen == {"clip_start": "1", "ends": "float"} and found["ends"].verdict == "replaces"
+    assert math.isnan(found["ends"].gini_gain)
+
+
+def test_a_gain_is_told_without_an_interval_where_no_data_set_has_two_pairs(tmp_path):
+    _, table = write_trials(tmp_path, SAME, None, CLEAR, **CLARITY)
+    one = table[table["seed"] == 0]
+    here, base = sweeps.networks(one, "ends", "float"), sweeps.networks(one, "ends", "same")
+    assert sweeps.paired_gain(here, base, "val_gini") == pytest.approx((0.05, -math.inf, math.inf, 0.05))
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+
+
+def page_of(tmp_path, study, name, accuracy, gini, dead):
+    """(what the cells show, the result) of notebook 7 over results made up by rule: variant, number of the seed -> value."""
+    reports = tmp_path / study
+    study, sweep = load_study(study), sweeps.load_sweep(name)
+    variants, seeds = {trial.variant for trial in sweeps.trials(study, sweep)}, range(len(sweep.seeds))
+    by_variant = [{v: [made(v, i) for i in seeds] for v in variants} for made in (accuracy, gini)]
+    write_results(reports, study, sweep, by_variant[0], dead, by_variant[1])
+    (reports / "results").mkdir()
+    (reports / "results/runs.csv").touch()  # how a folder of reports is told
+    result = reports / "results/sweep.json"
+    notebook = REPOSITORY / "notebooks/7_parameters.ipynb"
+    parameters = {"reports": reports, "sweep": name, "result_file": result}
+    execute(notebook, reports / "n.ipynb", parameters, 200, required=[result])
+    outputs = [
+        output for cell in json.loads((reports / "n.ipynb").read_text())["cells"] for output in cell.get("outputs", [])
+    ]
+    data = [output["data"].get("text/markdown", output["data"].get("text/html", "")) for output in outputs]
+    return "\n".join("".join(lines) for lines in data), json.loads(result.read_text())
+
+
+def test_the_page_of_a_sweep_for_clarity(tmp_path):
+    gains = {"fraction=0.7": 0.03, "rank=signed": 0.1, "kl_weight=0": -0.05, "baseline": -0.05}
+    losses = {"fraction=0.7": 0.003, "rank=signed": 0.02, "baseline": -0.0091}
+    page, result = page_of(
+        tmp_path, "paper", "guidance",
+        accuracy=lambda v, i: 0.87 - losses.get(v, 0) + 0.002 * i + 0.0003 * (len(v) * i % 3),
+        gini=lambda v, i: 0.6 + gains.get(v, 0) + 0.004 * i + 0.0005 * (len(v) * i % 3),
+        dead={"fraction=0.9": 0.3},
+    )  # fmt: skip
+    assert result["chosen"] == {"fraction": "0.7", "rank": "abs", "score": "log_prob", "kl_weight": "1"}
+    verdicts = {(c["factor"], c["value"]): c["verdict"] for c in result["comparisons"]}
+    assert verdicts["rank", "signed"] == "costs accuracy" and verdicts["fraction", "0.9"] == "dead maps"
+    for words in (
+        "more than 0.5 points below the default's on any data set is out",
+        "its maps have a Gini index that, paired by data set and seed, is higher with an interval that excludes 0",
+        "<td>costs accuracy</td>", "<td>dead maps</td>", "<td>better</td>", "<td>not better</td>",
+        "What does guidance cost, and what does it gain?", "The rule asks for other values",
+        "accuracy **falls by 0.9", "Gini index of the maps **rises by 0.05",
+    ):  # fmt: skip
+        assert words in page, words
+    assert "The bits, or the choice?" not in page and "2-bit" not in page
+    assert {a["what"] for a in result["answers"]} == {"default", "fraction 0.7"}
+    assert result["answers"][0]["accuracy"]["mean"] < 0 < result["answers"][0]["clarity"]["mean"]
+
+
+def test_the_page_of_a_sweep_for_accuracy(tmp_path):
+    page, result = page_of(
+        tmp_path, "smoke", "quick",
+        accuracy=lambda v, i: {"baseline": 0.9, "default": 0.8}.get(v, 0.85),
+        gini=lambda v, i: 0.5,
+        dead={"clip_start=1": 0.01},
+    )  # fmt: skip
+    assert result["chosen"] == {"clip_start": "10"} and result["comparisons"][0]["verdict"] == "dead maps"
+    assert {trial["dataset"] for trial in result["trials"]} == {"mnist"}
+    for words in (
+        "its validation accuracy, paired by data set and seed, is higher with an interval that excludes 0",
+        "<td>dead maps</td>", "The bits, or the choice?", "The rule keeps every default", "One seed gives no interval",
+    ):  # fmt: skip
+        assert words in page, words
+    assert "What does guidance cost" not in page and "points below the default" not in page
+    assert "worse data set" not in page and "inf]" not in page
