@@ -8,7 +8,7 @@ import sys
 
 from sqlib.config import load_study
 from sqlib.runs import compare_page, reports_root
-from sqlib.sweeps import trials_of
+from sqlib.sweeps import runs_in, trials_of
 
 STUDY = load_study(config.get("study", "paper"))
 RUNS = [run.id for run in STUDY.runs()]
@@ -17,6 +17,7 @@ RUNS = [run.id for run in STUDY.runs()]
 RUN_FILES = ["model.safetensors", "per_image.safetensors", "result.json"]
 EXPLAINED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]
 TRIALS = {name: [trial.id for trial in trials_of(STUDY) if trial.sweep == name] for name in STUDY.sweeps}
+OWN_RUNS = {trial.id: runs_in(STUDY, trial) for trial in trials_of(STUDY)}
 DATA = [f"data_{dataset}" for dataset in STUDY.datasets]
 MEASURED = [run.id for run in STUDY.quality_runs()]
 RETRAINED = STUDY.quality.retrain if STUDY.quality else []
@@ -227,6 +228,7 @@ rule trial:
     input:
         "stamps/sweeps/{trial}.json",
         lambda wildcards: ancient(f"results/data_{wildcards.trial.split('/')[1]}.json"),
+        lambda wildcards: ancient(expand("runs/{run}/result.json", run=OWN_RUNS[wildcards.trial])),
     output:
         "sweeps/{trial}.json",
     log:

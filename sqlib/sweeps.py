@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sqlib.config import PARAMS, Run, SqlibError, Strict, Study, digest, load_setup, nearest, read_yaml, validate
 from sqlib.files import write_atomically
-from sqlib.runs import provenance, read_json, sources_of, to_json
+from sqlib.runs import fault, provenance, read_json, read_result, sources_of, to_json
 
 if TYPE_CHECKING:
     import pandas
@@ -66,8 +66,9 @@ class Factor(Strict):
 class Sweep(Strict):
     """`params/sweeps/<name>.yaml`.
 
-    datasets: some of the study's, or none named for all of them. objective, most_dead_maps and most_accuracy_lost (only
-    of clarity; a fraction) are the rule's: see `decide`.
+    datasets: some of the study's, or none named for all of them. confirmed_by: another sweep of the study, which repeats
+    what wins here with the study's own budget; until then it is a candidate, not a default. objective, most_dead_maps and
+    most_accuracy_lost (only of clarity; a fraction) are the rule's: see `decide`.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Sweep(Strict):
     baseline_training: Literal["standard", "saliency_guided"] = "standard"
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]]
     budget: dict[str, Any] = Field(default_factory=dict)
+    confirmed_by: str | None = None
     objective: Literal["accuracy", "clarity"] = "accuracy"
     most_dead_maps: Annotated[float, Field(ge=0, le=1)] = 0.005
     most_accuracy_lost: Annotated[float, Field(ge=0, le=1)] = 0.005
@@ -192,8 +194,23 @@ def _difference(a: Run, b: Run) -> str:
 
 
 def trials_of(study: Study) -> list[Trial]:
-    """Every trial of every sweep of a study."""
-    return [trial for name in study.sweeps for trial in trials(study, load_sweep(name))]
+    """Every trial of every sweep of a study. SqlibError where a sweep is to be confirmed by one that the study does not name."""
+    found = []
+    for name in study.sweeps:
+        sweep = load_sweep(name)
+        if sweep.confirmed_by is not None and sweep.confirmed_by not in study.sweeps:
+            raise SqlibError(
+                f"params/sweeps/{name}.yaml: confirmed_by: '{sweep.confirmed_by}' is no sweep of study '{study.name}'"
+                f"{nearest(sweep.confirmed_by, study.sweeps)}"
+            )
+        found += trials(study, sweep)
+    return found
+
+
+def runs_in(study: Study, trial: Trial) -> list[str]:
+    """Ids of the study's own runs that a trial consists of (at the study's own budget): they are made first."""
+    own = {digest(run): run.id for run in study.runs()}
+    return [own[digest(run)] for run in trial.runs if digest(run) in own]
 
 
 def trial_of(study: Study, trial_id: str) -> Trial:
@@ -242,7 +259,10 @@ def _both_mappings(old: Any, new: Any) -> bool:
 
 
 def run_trial(trial: Trial, reports: Path) -> bool:
-    """Train a trial's runs and write its result atomically; False, and nothing done, if an up-to-date one is there."""
+    """Train a trial's runs and write its result atomically; False, and nothing done, if an up-to-date one is there.
+
+    A run that the study has made is not trained again: the same parameters and seed give the same numbers.
+    """
     from sqlib import data, train
 
     if trial.is_current(reports):
@@ -251,7 +271,7 @@ def run_trial(trial: Trial, reports: Path) -> bool:
     dataset = data.load(trial.dataset)
     for run in trial.runs:
         try:
-            _, history = train.fit(run, dataset)
+            history = made_by_study(run, reports) or train.fit(run, dataset)[1]
             seeds.append({"seed": run.seed, "history": history})
         except SqlibError as error:  # a value with which training diverges is a finding, and no reason to stop
             seeds.append({"seed": run.seed, "diverged": str(error)})
@@ -264,6 +284,16 @@ def run_trial(trial: Trial, reports: Path) -> bool:
     }
     write_atomically(trial.path(reports), to_json(result))
     return True
+
+
+def made_by_study(run: Run, reports: Path) -> list[dict[str, Any]] | None:
+    """The history of a finished run of the study with these very parameters and today's code, or None."""
+    folder = run.folder(reports)
+    if fault(folder) is not None:
+        return None
+    result = read_result(folder)
+    same = result["digest"] == digest(run) and result["sources"] == sources_of("train")
+    return result["history"] if same else None
 
 
 def settle(trial: Trial, reports: Path) -> None:

@@ -5,11 +5,13 @@ import math
 import os
 
 import pytest
+import torch
 import yaml
 
-from sqlib import sweeps
+from sqlib import runs, sweeps
 from sqlib.config import PARAMS, REPOSITORY, SqlibError, load_study
 from sqlib.execution import execute
+from sqlib.files import write_atomically
 
 PLAIN = {
     "title": "T",
@@ -46,7 +48,7 @@ def loaded(tmp_path, **changes):
 
 
 def test_the_sweeps_in_params_are_valid_and_start_from_their_studies():
-    for name, names in (("paper", ["quantisation", "guidance"]), ("smoke", ["quick"])):
+    for name, names in (("paper", ["quantisation", "quantisation_full", "guidance"]), ("smoke", ["quick"])):
         study = load_study(name)
         assert set(study.sweeps) <= set(names)
         for sweep_name in names:
@@ -204,6 +206,29 @@ def test_a_trial_is_trained_once_and_again_only_when_it_changed(tmp_path):
     assert trial.is_current(tmp_path) and not other.is_current(tmp_path)
 
 
+def test_a_run_that_the_study_has_made_is_not_trained_again(tmp_path, monkeypatch):
+    study = STUDY.model_copy(update={"seeds": [0, 1]})
+    found = {t.variant: t for t in sweeps.trials(study, loaded(tmp_path, budget={})) if t.dataset == "mnist"}
+    own = found["default"].runs
+    assert sweeps.runs_in(study, found["default"]) == [run.id for run in own]
+    assert sweeps.runs_in(study, found["clip_start=1"]) == []
+    history = [
+        {"epoch": 1, "val_accuracy": 0.25, "val_dead_map_rate": 0.0, "val_gini": 0.5, "clips": {}, "seconds": 2.0}
+    ]
+    for run in own:
+        folder, model = run.folder(tmp_path), torch.nn.Linear(1, 1)
+        write_atomically(folder / "parameters.json", runs.to_json(runs.run_stamp(run)))
+        monkeypatch.setattr("sqlib.deploy.pack", lambda *_: b"")
+        runs.save_run(folder, run, model, history, {}, {}, {"dead": torch.zeros(1)}, started=0.0)
+    monkeypatch.setattr("sqlib.train.fit", lambda run, data: pytest.fail(f"{run.id} was trained again"))
+    assert sweeps.run_trial(found["default"], tmp_path)
+    assert json.loads(found["default"].path(tmp_path).read_text())["seeds"][1]["history"] == history
+
+    stale = json.loads((own[0].folder(tmp_path) / "result.json").read_text()) | {"sources": "older"}
+    (own[0].folder(tmp_path) / "result.json").write_text(json.dumps(stale))
+    assert sweeps.made_by_study(own[0], tmp_path) is None  # older code may give other numbers
+
+
 def test_a_right_result_is_made_to_look_new_and_a_wrong_one_taken_away(tmp_path):
     trial = next(t for t in sweeps.trials(STUDY, loaded(tmp_path)) if t.variant == "default")
     path, stamp = trial.path(tmp_path), trial.stamp_path(tmp_path)
@@ -277,6 +302,13 @@ def test_the_rule_takes_what_is_better_beyond_chance(tmp_path):
     ends = next(c for c in comparisons if c.factor == "ends")
     assert ends.low == pytest.approx(0.151 / 3 - 2.7764 * (2 * 6.6667e-7 / 4) ** 0.5 / 6**0.5, abs=1e-6)
     assert ends.verdict == "better"
+
+
+def test_what_a_sweep_is_confirmed_by_must_be_a_sweep_of_the_study(monkeypatch, tmp_path):
+    sweep = loaded(tmp_path, confirmed_by="quick")
+    monkeypatch.setattr(sweeps, "load_sweep", lambda name: sweep)
+    with pytest.raises(SqlibError, match="confirmed_by: 'quick' is no sweep of study"):
+        sweeps.trials_of(STUDY)
 
 
 def test_a_value_that_spends_more_bits_replaces_nothing(tmp_path):
