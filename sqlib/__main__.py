@@ -366,11 +366,13 @@ def reproduce(
         predict_jobs(jobs, wanted, tried)
         slots = max(1, cores // study.threads)
         progress = Progress(jobs, slots, reports)
-        trials = f"{count(len(tried), 'trial')} of sweeps, " if tried else ""
+        measured = sum(job.rule == "quality" for job in jobs.values())
+        parts = f"{count(len(tried), 'trial')} of sweeps, " if tried else ""
+        parts += f"the maps of {count(measured, 'run')} to measure, " if measured else ""
         where = f"on {cores} core{'s' * (cores > 1)}" if profile == "local" else f"with profile {profile}"
         print(
-            f"{name}: {count(len(wanted), 'run')} to train, {trials}"
-            f"{count(len(jobs) - len(wanted) - len(tried), 'page')} to make: "
+            f"{name}: {count(len(wanted), 'run')} to train, {parts}"
+            f"{count(len(jobs) - len(wanted) - len(tried) - measured, 'page')} to make: "
             f"{about(progress.left())} {where}; log: {shown(log)}",
             flush=True,
         )

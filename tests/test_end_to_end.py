@@ -37,8 +37,9 @@ def smoke(tmp_path_factory):
 def test_it_says_what_it_will_do_and_then_one_line_a_job(smoke):
     _, done = smoke
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("smoke: 16 runs to train, 3 trials of sweeps, 28 pages to make: about")
-    assert [int(line[1:3]) for line in lines[1:-1]] == list(range(1, 48))
+    plan = "smoke: 16 runs to train, 3 trials of sweeps, the maps of 8 runs to measure, 30 pages to make: about"
+    assert lines[0].startswith(plan)
+    assert [int(line[1:3]) for line in lines[1:-1]] == list(range(1, 58))
     assert sum(": test " in line for line in lines) == 16
     assert lines[-1].startswith("smoke: done in ")
     assert done.stderr == ""
@@ -65,6 +66,8 @@ def test_every_page_is_there(smoke):
         "data_fashion_mnist",
         "compare_mnist",
         "compare_fashion_mnist",
+        "explanations_mnist",
+        "explanations_fashion_mnist",
         "sweep_quick",
     ):
         page = (folder / f"{name}.html").read_text()
@@ -100,6 +103,21 @@ def test_the_post_training_baseline_stands_beside_the_quantised_runs(smoke):
         for row in csv.DictReader(file):
             assert (row["post_training_accuracy"] == "") == (row["setup"] == "fp32")
     assert "rounded afterwards" in (folder / "tables.html").read_text()
+
+
+def test_the_maps_are_held_against_controls(smoke):
+    folder, _ = smoke
+    for run in STUDY.quality_runs():
+        found = runs.read_json(run.folder(folder) / "quality.json")
+        assert found["parameters"]["images"] == STUDY.quality.images
+        # One seed has no other float network to agree with; a quantised run has the float one.
+        assert len(found["agreement"]) == (0 if run.setup.is_float else 1)
+    for dataset in STUDY.datasets:
+        found = runs.read_json(folder / f"results/explanations_{dataset}.json")
+        assert len(found["points"]) == len(found["runs"]) == 4
+        assert len(found["changed"]["most"]) == len(found["changed"]["least"]) > 0
+    page = (folder / "tables.html").read_text()
+    assert all(f'id="table2_{name}"' in page for name in ("agreement", "fills", "sanity"))
 
 
 def test_the_sweep_has_its_page_and_its_trials(smoke):
