@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 
@@ -152,6 +153,40 @@ def test_a_missing_page_is_made_again_and_costs_no_training(smoke):
     assert (place / "train.html").exists()
     assert (place / runs.PACKED).read_bytes() == packed
     assert (place / "result.json").stat().st_mtime_ns == trained
+
+
+def test_a_stale_page_about_the_data_hides_no_other_stale_page(smoke):
+    folder, _ = smoke
+    stamps = [folder / f"stamps/{name}.json" for name in ("data_mnist", "claims")]
+    before = {path: (path.read_bytes(), path.stat()) for path in stamps}
+    command = [
+        "--snakefile",
+        REPOSITORY / "Snakefile",
+        "--profile",
+        REPOSITORY / "profiles/local",
+        "--directory",
+        folder,
+    ]
+    command += ["--config", f"study={STUDY.name}", "--dry-run", "--nolock"]
+    try:
+        for path in stamps:
+            path.write_text("{}")
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", *map(str, command)],
+            env={**os.environ, "SQLIB_REPORTS": str(folder.parent)},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        for path, (content, status) in before.items():
+            path.write_bytes(content)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert done.returncode == 0, done.stderr
+    planned = dict(
+        re.findall(r"^(data|claims|index|train|total) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    )
+    assert planned == {"data": "1", "claims": "1", "index": "1", "total": "4"}  # with `all`
 
 
 def test_no_job_warned(smoke):
