@@ -379,7 +379,7 @@ def forest(rows: list[dict[str, Any]]):
     """
     from matplotlib.figure import Figure
 
-    from sqlib.plots import dataset_title
+    from sqlib.config import dataset_title
 
     factor, unit, _ = unit_of(rows[0]["quantity"])
     lines = []

@@ -30,7 +30,13 @@ NETWORK_LAYERS: dict[str, tuple[str, ...]] = {
     "sgt_cnn": ("conv1", "conv2", "fc1", "fc2"),
     "lenet5": ("conv1", "conv2", "fc1", "fc2", "fc3"),
 }
-DATASET_NAMES = ("mnist", "fashion_mnist")
+DATASET_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+DATASET_NAMES = tuple(DATASET_TITLES)
+
+
+def dataset_title(name: str) -> str:
+    """A data set's name as its makers write it."""
+    return DATASET_TITLES.get(name, name)
 
 
 class SqlibError(Exception):

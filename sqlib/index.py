@@ -4,7 +4,7 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlib.config import NETWORK_LAYERS, Run, Study
+from sqlib.config import NETWORK_LAYERS, Run, Study, dataset_title
 from sqlib.files import write_atomically
 from sqlib.pages import check_size, render_page, table_html
 from sqlib.runs import collect, compare_page, read_result
@@ -72,11 +72,6 @@ def write_index(study: Study, reports_folder: Path) -> Path:
 
 def _finished(run: Run, reports: Path) -> bool:
     return (run.folder(reports) / "result.json").exists()
-
-
-def dataset_title(name: str) -> str:
-    """The name of a data set as its makers write it."""
-    return {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}.get(name, name)
 
 
 def training_title(name: str) -> str:

@@ -19,8 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import binary_fill_holes, binary_opening
 
-from sqlib.config import SqlibError, Study, load_study
-from sqlib.data import DATASETS
+from sqlib.config import SqlibError, Study, dataset_title, load_study
 from sqlib.metrics import DEAD_BELOW, spearman, ssim, top_iou
 from sqlib.runs import collect, read_json, reports_root
 from sqlib.saliency import saliency_map
@@ -126,11 +125,6 @@ def readable(colour: str) -> tuple[float, float, float]:
 def training_title(training: str) -> str:
     """A training's name in words."""
     return TRAINING_TITLES.get(training, training.replace("_", " "))
-
-
-def dataset_title(name: str) -> str:
-    """A data set's name as its makers write it."""
-    return DATASETS[name].title if name in DATASETS else name
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqlib.config import Run, Study
-from sqlib.plots import dataset_title, training_title
+from sqlib.config import Run, Study, dataset_title
+from sqlib.plots import training_title
 from sqlib.runs import read_json
 from sqlib.stats import Interval, bootstrap
 

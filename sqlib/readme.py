@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from sqlib.config import SqlibError, Study
+from sqlib.config import SqlibError, Study, dataset_title
 from sqlib.files import write_atomically
-from sqlib.index import answer, dataset_title, headline_frame
+from sqlib.index import answer, headline_frame
 from sqlib.runs import collect
 
 START, END = "<!-- results: made by `make publish`, not by hand -->", "<!-- end of results -->"

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sqlib.plots import FAINT, WIDTH, dataset_title, setup_style, styled, training_look, training_title
+from sqlib.config import dataset_title
+from sqlib.plots import FAINT, WIDTH, setup_style, styled, training_look, training_title
 
 
 @styled

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlib import runs
-from sqlib.config import REPOSITORY, Run, SqlibError, Study
+from sqlib.config import REPOSITORY, Run, SqlibError, Study, dataset_title
 from sqlib.sweeps import load_sweep
 
 TIME_LIMITS = {"train": 24 * 3600, "page": 3600}  # seconds for a notebook: far more than it needs, but an end
@@ -34,12 +34,18 @@ class Page:
     @classmethod
     def data(cls, study: Study, dataset: str) -> "Page":
         command = f"data {dataset} --study {study.name}"
-        return cls._plain(study, "data", "1_data.ipynb", f"data_{dataset}", f"The data: {dataset}", command)
+        return cls._plain(
+            study, "data", "1_data.ipynb", f"data_{dataset}", f"The data: {dataset_title(dataset)}", command
+        )
 
     @classmethod
     def compare(cls, study: Study, dataset: str, network: str) -> "Page":
         name = runs.compare_page(study, dataset, network)
-        title, command = f"Comparison: {dataset}, {network}", f"compare {study.name} {dataset} --network {network}"
+        more = f", {network}" if len(study.networks) > 1 else ""
+        title, command = (
+            f"Comparison: {dataset_title(dataset)}{more}",
+            f"compare {study.name} {dataset} --network {network}",
+        )
         return cls._plain(study, "compare", "4_compare.ipynb", name, title, command)
 
     @classmethod
@@ -53,7 +59,8 @@ class Page:
     @classmethod
     def explanations(cls, study: Study, dataset: str) -> "Page":
         name, command = f"explanations_{dataset}", f"explanations {study.name} {dataset}"
-        return cls._plain(study, "explanations", "8_explanations.ipynb", name, f"Explanations: {dataset}", command)
+        title = f"The explanations: {dataset_title(dataset)}"
+        return cls._plain(study, "explanations", "8_explanations.ipynb", name, title, command)
 
     @classmethod
     def sweep(cls, study: Study, name: str) -> "Page":

@@ -412,6 +412,10 @@ def test_real_split_is_stratified_disjoint_complete_and_fixed(name):
     assert hashlib.sha256(validation.numpy().astype("<i8").tobytes()).hexdigest() == SPLIT_SHA256[name]
 
 
+def test_the_titles_in_the_configuration_are_those_of_the_data_sets():
+    assert {name: spec.title for name, spec in data.DATASETS.items()} == DATASET_TITLES
+
+
 @pytest.mark.parametrize("name", data.DATASETS)
 def test_real_load(name):
     dataset = data.load(name)
