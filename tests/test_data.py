@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sqlib import data
-from sqlib.config import DATASET_NAMES, SqlibError
+from sqlib.config import DATASET_NAMES, DATASET_TITLES, SqlibError
 
 TINY_SHAPES = {"train-images": (40, 28, 28), "train-labels": (40,), "t10k-images": (20, 28, 28), "t10k-labels": (20,)}
 
