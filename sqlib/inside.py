@@ -27,7 +27,7 @@ def weight_levels(model: Network) -> Figure:
                 step, bits = step.mean(), f"{bits}, mean channel"
             for level in (codes.unique() * step).tolist():
                 axis.axvline(level, color=_ORANGE, linewidth=0.9)
-        axis.hist(weights.detach().flatten().numpy(), bins=60, color=_BLUE, alpha=0.6)
+        _histogram(axis, weights.detach(), 60, *(float(end) for end in weights.detach().aminmax()))
         axis.set_title(f"{layer}, {bits}")
         axis.set_xlabel("weight")
     return fig
@@ -48,7 +48,7 @@ def activation_levels(model: Network, values: dict[str, Tensor]) -> Figure:
             for k in range(n + 1):
                 axis.axvline(clip * k / n, color=_ORANGE, linewidth=0.9)
             title = f"{layer}, {activation.bits} bits, clip {clip:.2f}"
-        axis.hist(entering.flatten().numpy(), bins=80, range=(low, high), color=_BLUE, alpha=0.6)
+        _histogram(axis, entering, 80, low, high)
         axis.set_yscale("log")
         axis.axvline(0, color=INK, linewidth=0.9)
         axis.set_title(title)
@@ -65,6 +65,14 @@ def unit_shares(model: Network, values: dict[str, Tensor]) -> pd.DataFrame:
         zero, above = (entering <= 0).double().mean().item(), (entering >= clip).double().mean().item()
         rows[layer] = {"at zero": zero, "inside": 1 - zero - above, "at the clip": above}
     return pd.DataFrame(rows).T.rename_axis("layer")
+
+
+def _histogram(axis, values: Tensor, bins: int, low: float, high: float) -> None:
+    """How many of the values lie in each of equal bins; as one outline, which is drawn at once."""
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts = torch.histc(values.float(), bins=bins, min=low, max=high)
+    axis.stairs(counts.numpy(), np.linspace(low, high, bins + 1), fill=True, color=_BLUE, alpha=0.6)
 
 
 def _row(count: int) -> tuple[Figure, np.ndarray]:
