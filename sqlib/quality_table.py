@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqlib.config import Run, Study, dataset_title
+from sqlib.config import Quality, Run, Study, dataset_title
 from sqlib.plots import training_title
 from sqlib.runs import read_json
 from sqlib.stats import Interval, bootstrap
@@ -67,6 +67,7 @@ class QualityValues:
     def __init__(self, study: Study, reports: Path):
         self.study, self.reports = study, Path(reports)
         self._tensors: dict[str, dict[str, np.ndarray]] = {}
+        self._summaries: dict[str, dict[str, Any]] = {}
 
     def tensors(self, run: Run) -> dict[str, np.ndarray]:
         """The per-image values of a run by name; empty when it is not measured."""
@@ -79,8 +80,32 @@ class QualityValues:
 
     def summary(self, run: Run) -> dict[str, Any]:
         """`quality.json` of a run; empty when it is not measured."""
-        path = run.folder(self.reports) / "quality.json"
-        return read_json(path) if path.exists() else {}
+        if run.id not in self._summaries:
+            path = run.folder(self.reports) / "quality.json"
+            self._summaries[run.id] = read_json(path) if path.exists() else {}
+        return self._summaries[run.id]
+
+    def measure(self, run: Run, images: int) -> None:
+        """Measure the gradient maps of a run now, on few images, and keep the values here and nowhere else.
+
+        For results that are published without their values per image. Needs the run's model; SqlibError without it.
+        """
+        from sqlib import metrics, quality
+        from sqlib.data import load
+        from sqlib.runs import load_model
+
+        study, folder = self.study.model_copy(update={"quality": Quality(images=images)}), run.folder(self.reports)
+        model, data = load_model(folder), load(run.dataset)
+        methods, random_curves, tensors = quality.measure_model(model, data, run.seed, images, ("gradient",))
+        agreement, alike = quality.agreement_with(study, run, folder, model, data)
+        self._tensors[run.id] = {name: values.float().numpy() for name, values in (tensors | alike).items()}
+        self._summaries[run.id] = {
+            "parameters": {"images": images},
+            "fractions": list(metrics.FRACTIONS),
+            "methods": methods,
+            "random_curves": random_curves,
+            "agreement": agreement,
+        }
 
     def measured(self) -> list[Run]:
         """The runs that have been measured, in the order of the study."""

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sqlib import quality_table, runs
-from sqlib.config import Quality, load_study
+from sqlib.config import REPOSITORY, Quality, load_study
 
 GINI = quality_table.Measure("gini", "Gini ↑", "")
 STUDY = load_study("smoke").model_copy(
@@ -55,6 +55,21 @@ def test_the_ceiling_comes_from_the_pairs_of_float_networks(reports):
     assert list(shown["setup"]) == ["fp32: the ceiling", "w2a2"]
     assert list(long["mean"]) == pytest.approx([0.8, 0.5])
     assert list(long["n_seeds"]) == [3, 3]  # three pairs of seeds; three quantised networks
+
+
+def test_published_models_can_be_measured_on_the_spot_and_nothing_is_written():
+    reference = REPOSITORY / "reports/reference"
+    study = load_study("paper")
+    before = sorted(reference.rglob("*"))
+    values = quality_table.QualityValues(study, reference)
+    run = study.run("fashion_mnist/lenet/w2a2/standard/seed0")
+    assert not values.tensors(run)
+    values.measure(run, 12)
+    assert values.tensors(run)["gradient/straight_through/gini"].shape == (12,)
+    assert values.interval([run], "gradient/straight_through/gini").n_images == 12
+    assert 0 < values.agreement([run], "spearman").effect < 1
+    assert set(values.summary(run)["methods"]) == {"gradient"}
+    assert sorted(reference.rglob("*")) == before
 
 
 def test_nothing_measured_is_an_empty_table_and_not_an_error(tmp_path):
