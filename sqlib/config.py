@@ -248,10 +248,17 @@ class Study(Strict):
         return value
 
     @model_validator(mode="after")
-    def _quality(self) -> "Study":
+    def _parts(self) -> "Study":
         names = [setup.name for setup in self.setups]
+        if len(set(self.sweeps)) != len(self.sweeps):
+            raise ValueError("sweeps: each only once")
+        if self.quality and self.quality.setups == []:
+            raise ValueError("quality.setups: needs at least one setup, or leave it out for all of them")
         for key in ("setups", "every_method"):
-            for name in getattr(self.quality, key, None) or []:
+            chosen = getattr(self.quality, key, None) or []
+            if len(set(chosen)) != len(chosen):
+                raise ValueError(f"quality.{key}: each setup only once")
+            for name in chosen:
                 if name not in names:
                     raise ValueError(f"quality.{key}: the study has no setup '{name}'{nearest(name, names)}")
         for name in self.quality.retrain if self.quality else []:
@@ -374,16 +381,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SqlibError(f"{shown}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise SqlibError(f"{shown}: not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        raise SqlibError(f"{shown}: holds nothing: expected 'key: value' lines")
     if not isinstance(content, dict):
-        raise SqlibError(f"{shown}: expected 'key: value' lines, found {type(content).__name__}")
+        kind = {"list": "a list", "str": "text"}.get(type(content).__name__, type(content).__name__)
+        raise SqlibError(f"{shown}: expected 'key: value' lines, found {kind}")
     return content
+
+
+def check_name(kind: str, name: str) -> None:
+    """SqlibError unless the name of a setup, study or sweep can name a file and a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", str(name)):
+        raise SqlibError(
+            f"{kind} name '{name}': only letters, digits, '_', '.' and '-' may be in it (it names folders)"
+        )
 
 
 def load_setup(name: str, folder: Path | None = None) -> Setup:
     """The setup in `<folder>/<name>.yaml` (default `params/setups`); raises SqlibError."""
     path = Path(folder or PARAMS / "setups") / f"{name}.yaml"
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)):
-        raise SqlibError(f"setup name '{name}': only letters, digits, '_', '.' and '-' may be in it (it names folders)")
+    check_name("setup", name)
     content = read_yaml(path)
     if "name" in content:
         raise SqlibError(f"{shown_path(path)}: unknown key 'name': a setup is called after its file")
@@ -393,6 +410,7 @@ def load_setup(name: str, folder: Path | None = None) -> Setup:
 def load_study(name: str, params: Path | None = None) -> Study:
     """The study in `<params>/<name>.yaml` with its setups; raises SqlibError (one line) for anything amiss."""
     params = Path(params or PARAMS)
+    check_name("study", name)
     path = params / f"{name}.yaml"
     content = read_yaml(path)
     if "name" in content:
@@ -410,6 +428,10 @@ def load_study(name: str, params: Path | None = None) -> Study:
             )
     setups = [load_setup(str(setup), params / "setups") for setup in names]
     study = validate(Study, {**content, "name": name, "setups": setups}, path)
+    known = sorted(p.stem for p in (params / "sweeps").glob("*.yaml"))
+    for sweep in study.sweeps:
+        if sweep not in known:
+            raise SqlibError(f"{shown_path(path)}: sweeps: no file params/sweeps/{sweep}.yaml{nearest(sweep, known)}")
     for setup in study.setups:
         for network in study.networks:
             try:
@@ -455,7 +477,7 @@ def _one_line(model: type[BaseModel], detail: dict) -> str:
     location = [str(part) for part in detail["loc"]]
     # pydantic names the members of a union in the location; they mean nothing to the reader of a YAML file.
     location = [part for part in location if not re.match(r"^(int|constrained|dict\[|function)", part)]
-    key = ".".join(location) or "file"
+    key = ".".join(location)
     value = detail.get("input")
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}'{nearest(location[-1], _keys_at(model, location[:-1]))}"
@@ -470,7 +492,7 @@ def _one_line(model: type[BaseModel], detail: dict) -> str:
         hint = nearest(value, options).split(" (known")[0]
     elif isinstance(value, str) and re.fullmatch(r"[-+0-9.eE_]+", value):
         hint = " (it is text here: write the number without quotes)"
-    return f"{key}{shown}: {wrong}{hint}"
+    return f"{key}{shown}: {wrong}{hint}" if key else f"{wrong}{hint}"
 
 
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from sqlib.config import PARAMS, Run, SqlibError, Strict, Study, digest, load_setup, nearest, read_yaml, validate
+from sqlib.config import (
+    PARAMS,
+    Run,
+    SqlibError,
+    Strict,
+    Study,
+    check_name,
+    digest,
+    load_setup,
+    nearest,
+    read_yaml,
+    validate,
+)
 from sqlib.files import write_atomically
 from sqlib.runs import fault, provenance, read_json, read_result, sources_of, to_json
 
@@ -137,6 +149,7 @@ class Trial:
 
 def load_sweep(name: str, params: Path | None = None) -> Sweep:
     """The sweep in `<params>/sweeps/<name>.yaml`; raises SqlibError (one line) for anything amiss."""
+    check_name("sweep", name)
     path = Path(params or PARAMS) / "sweeps" / f"{name}.yaml"
     content = read_yaml(path)
     if "name" in content:
@@ -375,7 +388,7 @@ class Comparison:
     gini_worst_data_set: float
     most_dead_maps: float
     pairs: int
-    verdict: Literal["better", "replaces", "not better", "costs accuracy", "dead maps", "diverged"]
+    verdict: Literal["better", "replaces", "not better", "costs bits", "costs accuracy", "dead maps", "diverged"]
 
 
 def networks(table: "pandas.DataFrame", factor: str, value: str) -> "pandas.DataFrame":
@@ -429,10 +442,10 @@ def decide(table: "pandas.DataFrame", sweep: Sweep) -> tuple[list[Comparison], d
             if not here.index.equals(base.index):
                 raise SqlibError(f"sweep '{sweep.name}': {name}={value} has not been trained yet, or not everywhere")
             found.append(_against(here, base, name, value, len(factor.values) - 1, sweep))
-            wins = found[-1].verdict in ("better", "replaces") and not factor.spends_bits
+            wins = found[-1].verdict in ("better", "replaces")
             mean = here[
                 OBJECTIVES[sweep.objective]
-            ].mean()  # orders values as their gains do, also over a default without maps
+            ].mean()  # in the order of the gains, and without a default's maps, too
             if wins and (best is None or mean > best):
                 chosen[name], best = value, mean
     return found, chosen
@@ -453,4 +466,6 @@ def _against(here, base, factor: str, value: str, tried: int, sweep: Sweep) -> C
         verdict = "replaces"
     else:
         verdict = "better" if wanted.low > 0 and wanted.worst_data_set >= 0 else "not better"
+    if verdict in ("better", "replaces") and sweep.factors[factor].spends_bits:
+        verdict = "costs bits"
     return Comparison(factor, value, *gains["accuracy"], *gains["clarity"], dead, len(here), verdict)

@@ -3,8 +3,10 @@
 import shutil
 
 import pytest
+import yaml
 
 from sqlib import config, models
+from sqlib.config import PARAMS, SqlibError, load_study
 
 SETUP = "title: A\ndefault: {weights: 2, activations: 2}\n"
 STUDY = "title: T\ndatasets: [mnist]\nsetups: [a, b]\n"
@@ -247,3 +249,34 @@ def test_parameters_cannot_be_changed_afterwards():
     run = config.load_study("smoke").runs()[0]
     with pytest.raises(ValueError, match="frozen"):
         run.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sweeps": ["quick", "quick"]}, "sweeps: each only once"),
+        ({"sweeps": ["quik"]}, "sweeps: no file params/sweeps/quik.yaml; did you mean 'quick'"),
+        ({"quality": {"setups": []}}, "quality.setups: needs at least one setup"),
+        ({"quality": {"setups": ["fp32", "fp32"]}}, "quality.setups: each setup only once"),
+        ({"quality": {"every_method": ["w2a3"]}}, "quality.every_method: the study has no setup 'w2a3'"),
+        (
+            {"quality": {"retrain": ["mnits"]}},
+            "quality.retrain: the study has no data set 'mnits'; did you mean 'mnist'",
+        ),
+    ],
+)
+def test_parts_of_a_study_that_are_not_there(tmp_path, change, message):
+    shutil.copytree(PARAMS, tmp_path / "params")
+    content = yaml.safe_load((PARAMS / "smoke.yaml").read_text()) | change
+    (tmp_path / "params/smoke.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SqlibError) as raised:
+        load_study("smoke", tmp_path / "params")
+    assert message in str(raised.value) and "\n" not in str(raised.value) and "smoke.yaml: " in str(raised.value)
+
+
+def test_an_empty_file_and_a_name_that_is_a_path(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(SqlibError, match="holds nothing"):
+        load_study("empty", tmp_path)
+    with pytest.raises(SqlibError, match="study name '../params/smoke'"):
+        load_study("../params/smoke")

@@ -318,7 +318,7 @@ def test_a_value_that_spends_more_bits_replaces_nothing(tmp_path):
     sweep, table = write_trials(tmp_path, accuracy, factors=factors)
     comparisons, chosen = sweeps.decide(table, sweep)
     assert chosen == {"clip_start": "10", "ends": "same"}
-    assert next(c for c in comparisons if c.factor == "ends").verdict == "better"
+    assert next(c for c in comparisons if c.factor == "ends").verdict == "costs bits"
 
 
 def test_a_difference_between_data_sets_is_no_noise(tmp_path):
