@@ -38,15 +38,22 @@ def publish_study(study: Study, reports: Path, target: Path) -> tuple[int, list[
 
 
 def copy_selection(study: Study, reports: Path, target: Path) -> list[str]:
-    """Copy the study's pages, results, tables and figures; every run's result; the first seed's models, quantised ones
-    packed; and, while they fit, the first seed's pages. Returns the pages that did not fit."""
+    """Copy the study's pages, results and tables, the figures that the index and README show; every run's result; the first
+    seed's models, quantised ones packed; and, while they fit, the first seed's pages, those of the first and the last
+    setup before the others. Returns the pages that did not fit."""
     first = [run for run in study.runs() if run.seed == study.seeds[0]]
-    always = [*reports.glob("*.html"), *(reports / "tables").glob("*"), *(reports / "figures").glob("*.png")]
+    always = [
+        *reports.glob("*.html"),
+        *(reports / "tables").glob("*"),
+        *(reports / "figures").glob("compare_*_maps.png"),
+    ]
     always += [path for path in (reports / "results").glob("*") if path.suffix in (".json", ".csv")]
     always += [run.folder(reports) / name for run in study.runs() for name in ("result.json", "parameters.json")]
     always += [trial.path(reports) for trial in trials_of(study) if trial.path(reports).exists()]
     always += [run.folder(reports) / ("model.safetensors" if run.setup.is_float else runs.PACKED) for run in first]
-    pages = [run.folder(reports) / name for name in ("saliency.html", "train.html") for run in first]
+    ends = (study.setups[0].name, study.setups[-1].name)
+    in_turn = sorted(first, key=lambda run: run.setup.name not in ends)
+    pages = [run.folder(reports) / name for run in in_turn for name in ("train.html", "saliency.html")]
     size, left_out = 0, []
     for path in [*always, *pages]:
         more = path.stat().st_size
