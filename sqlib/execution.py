@@ -78,6 +78,7 @@ def execute(
                 progress_bar=False,
                 autosave_cell_every=0,
                 kernel_manager_class=manager,
+                shutdown_kernel="immediate",  # all it has to leave is written by now; farewells take most of a second
                 # The in-memory history of IPython: two kernels must not meet in one history file.
                 extra_arguments=["--HistoryManager.hist_file=:memory:", "--InteractiveShell.colors=nocolor"],
             )
