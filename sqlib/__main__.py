@@ -234,7 +234,7 @@ def roar(name: StudyName, dataset: DatasetName) -> None:
 
 @app.command()
 def explanations(name: StudyName, dataset: DatasetName) -> None:
-    """Make the page about the quality of the maps on one data set."""
+    """Make the page that judges the maps of one data set."""
     study = load_study(name)
     check_dataset(study, dataset)
     page = Page.explanations(study, dataset)

@@ -11,7 +11,8 @@ from sqlib import runs
 from sqlib.config import REPOSITORY
 
 JOBS = (
-    "data", "train", "trial", "sweep", "post-training", "deployed", "saliency", "compare", "tables", "claims", "index",
+    "data", "train", "trial", "sweep", "post-training", "deployed", "quality", "roar", "explanations", "saliency", "compare",
+    "tables", "claims", "index",
     "reports", "plan", "reproduce",
     "pack", "predict", "explain", "export", "unlock", "check", "publish",
 )  # fmt: skip
