@@ -9,7 +9,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import pytest
-from test_pages import Elements, assert_offline, measure
+from test_pages import Elements, assert_fits, assert_offline
 
 from sqlib.config import digest, load_study
 from sqlib.files import write_atomically
@@ -107,8 +107,7 @@ def test_missing_and_failed_runs_are_named(full):
 
 def test_index_is_offline_and_fits_a_phone(full, tmp_path):
     assert_offline(full.page)
-    window, content = measure(full.page, 360, tmp_path)
-    assert content <= window == 360
+    assert_fits(full.page, 360, tmp_path)
 
 
 def test_index_of_nothing(study, tmp_path):
