@@ -21,8 +21,9 @@ import brevitas_net
 import gemm
 import steps
 from sqlib.files import write_atomically
+from sqlib.machine import keep_memory
 from sqlib.runs import provenance
-from sqlib.train import keep_memory, seeded_model
+from sqlib.train import seeded_model
 from timing import Step, alternate, summary
 
 OUTPUT = Path(__file__).with_name("results.json")

@@ -165,11 +165,13 @@ class Training(Strict):
     """One run's training; the same for every run of a study but for epochs and shift, which a data set may have of its own.
 
     shift: each time a training image is used, it is moved by -shift to shift pixels in both directions, black behind it.
+    precision: of the convolutions while training; `auto` is bfloat16 where the processor multiplies it, else float32.
     """
 
     epochs: Epochs | dict[str, Epochs] = 4
     shift: Annotated[Shift | dict[str, Shift], Field(exclude_if=lambda value: value == 0)] = 0
     batch_size: Annotated[int, Field(ge=1, le=55_000)] = 512
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     images: Annotated[int, Field(ge=10, le=55_000)] = 55_000

@@ -88,16 +88,20 @@ def _pair(maps_a: Tensor, maps_b: Tensor) -> tuple[np.ndarray, np.ndarray, Tenso
     return maps_a.abs().double().cpu().numpy(), maps_b.abs().double().cpu().numpy(), unusable
 
 
-def spearman(maps_a: Tensor, maps_b: Tensor) -> Tensor:
+def spearman(maps_a: Tensor, maps_b: Tensor, where: Tensor | None = None) -> Tensor:
     """Spearman's rank correlation of |map_a| and |map_b|, -1 to 1; 1 means the same order of pixels.
 
-    NaN where a map is dead or constant (no order). Ties take their average rank.
+    where: (N,H,W) truth values, the pixels that count (all).
+    NaN where a map is dead, or constant among those pixels (no order). Ties take their average rank.
     """
     a, b, unusable = _pair(maps_a, maps_b)
-    ranks = [rankdata(m.reshape(len(m), -1), axis=1) for m in (a, b)]
-    ranks = [r - r.mean(axis=1, keepdims=True) for r in ranks]
-    norm = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
+    a, b = (m.reshape(len(m), -1) for m in (a, b))
+    counts = np.ones(a.shape, dtype=bool) if where is None else where.cpu().numpy().reshape(a.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
+        # The others are infinite here: they rank behind, and the ranks of those that count are their own.
+        ranks = [rankdata(np.where(counts, m, np.inf), axis=1) * counts for m in (a, b)]
+        ranks = [(r - r.sum(axis=1, keepdims=True) / counts.sum(axis=1, keepdims=True)) * counts for r in ranks]
+        norm = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
         rho = torch.from_numpy((ranks[0] * ranks[1]).sum(axis=1) / norm)
     return rho.masked_fill(unusable.cpu(), math.nan).float()
 

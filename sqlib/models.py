@@ -112,6 +112,10 @@ class Network(nn.Module):
         """The PACT activations by the name of the layer they follow."""
         return {name.removesuffix("_act"): m for name, m in self.named_modules() if isinstance(m, PACT)}
 
+    def drops(self) -> bool:
+        """Whether train mode drops anything: if not, it is the same function as eval mode."""
+        return self.dropout_first.p > 0 or self.dropout_last.p > 0
+
     def last_convolution(self) -> nn.Module:
         """The activation behind the last convolution (what Grad-CAM looks at)."""
         return getattr(self, f"{self.convs[-1]}_act")
@@ -184,6 +188,23 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in before:
             module.training = training
+
+
+@contextlib.contextmanager
+def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[nn.Module]:
+    """The model with its convolutions computed in float32 or bfloat16; afterwards as before.
+
+    Everything else stays float32: the linear layers are 5% of the arithmetic or less, and logits need their digits.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, QuantConv2d)]
+    before = [convolution.arithmetic for convolution in convolutions]
+    for convolution in convolutions:
+        convolution.arithmetic = dtype
+    try:
+        yield model
+    finally:
+        for convolution, value in zip(convolutions, before, strict=True):
+            convolution.arithmetic = value
 
 
 def pre_activations(model: Network, images: Tensor) -> dict[str, Tensor]:

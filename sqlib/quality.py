@@ -17,6 +17,7 @@ from sqlib import faithfulness, metrics, robustness, runs, sanity
 from sqlib.config import Quality, Run, Study
 from sqlib.data import Dataset, load, to_float
 from sqlib.files import write_atomically
+from sqlib.machine import keep_memory
 from sqlib.models import Network, predict
 from sqlib.saliency import METHODS, SURROGATES, saliency_map
 
@@ -47,6 +48,7 @@ def measure_quality(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     """
     wanted = study.quality or Quality()
     torch.set_num_threads(run.threads)
+    keep_memory()
     model, data = runs.load_model(folder), load(run.dataset)
     methods = METHODS if run.setup.name in wanted.every_method else METHODS[:1]
     measured, random_curves, per_image = measure_model(model, data, run.seed, wanted.images, methods)

@@ -8,6 +8,10 @@ Sources: PACT, Choi et al. 2018 (arXiv 1805.06085); SAWB, Choi et al. 2019 (MLSy
 Quantized Neural Networks"); DoReFa, Zhou et al. 2016 (arXiv 1606.06160).
 """
 
+import contextlib
+import math
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +39,28 @@ def _check_bits(bits: int, lowest: int) -> None:
         raise ValueError(f"bits = {bits!r}: expected an integer from {lowest} to 8")
 
 
+class _Wanted:
+    """Which gradients the functions below compute, as they cannot ask autograd which of them it will use."""
+
+    parameters = inputs = True
+
+
+_wanted = _Wanted()
+
+
+@contextlib.contextmanager
+def gradients_of(what: str) -> Iterator[None]:
+    """Backward passes inside compute only what is wanted: gradients of the network's `inputs`, or of its `parameters`.
+
+    For two passes through one graph. The other gradients are then missing (None), not wrong.
+    """
+    _wanted.parameters, _wanted.inputs = what == "parameters", what == "inputs"
+    try:
+        yield
+    finally:
+        _wanted.parameters = _wanted.inputs = True
+
+
 # ---------------------------------------------------------------------------------------------------- activations
 
 
@@ -54,13 +80,18 @@ class _Pact(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, alpha = ctx.saved_tensors
         # Decided on the unrounded x: the rounded value would widen the pass zone by half a step. In float32, because beside
-        # a bfloat16 x torch would round alpha to bfloat16.
-        clipped = x.float() >= alpha
+        # a bfloat16 x torch would round alpha to bfloat16. `threshold_backward(grad, x, 0)` is grad where x > 0, else 0, in
+        # one vectorised pass: comparing into a mask and multiplying takes four times as long.
+        x, grad = x.float(), grad.float()
+        above_zero = torch.ops.aten.threshold_backward(grad, x, 0)
         grad_alpha = None
-        if ctx.needs_input_grad[1]:
-            grad_alpha = (grad.float() * clipped).sum().reshape(alpha.shape).to(alpha.dtype)
-        passes = x > 0 if ctx.unclipped else (x > 0).logical_and_(clipped.logical_not_())
-        return grad * passes, grad_alpha, None, None
+        needs_alpha = ctx.needs_input_grad[1] and _wanted.parameters
+        if ctx.unclipped and not needs_alpha:
+            return above_zero, None, None, None
+        inside = torch.ops.aten.threshold_backward(above_zero, alpha - x, 0)
+        if needs_alpha:
+            grad_alpha = (above_zero - inside).sum().reshape(alpha.shape)  # what is left: x >= alpha
+        return above_zero if ctx.unclipped else inside, grad_alpha, None, None
 
 
 def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -> Tensor:
@@ -126,11 +157,6 @@ def make_activation(bits: int) -> PACT | ReLU:
 # -------------------------------------------------------------------------------------------------------- weights
 
 
-def _mean(x: Tensor, per_channel: bool) -> Tensor:
-    """The mean, or that of each output channel: a 0-d tensor or (out,1,...)."""
-    return x.mean(dim=tuple(range(1, x.dim())), keepdim=True) if per_channel else x.mean()
-
-
 def _largest(x: Tensor, per_channel: bool) -> Tensor:
     """The largest absolute value, or that of each output channel: a 0-d tensor or (out,1,...)."""
     return x.abs().amax(dim=tuple(range(1, x.dim())), keepdim=True) if per_channel else x.abs().max()
@@ -151,9 +177,12 @@ def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False, per_channel
     c1, c2 = coefficients
     weight = weight.detach().float()
     largest = _largest(weight, per_channel)
-    unit = weight / largest.clamp(min=torch.finfo(torch.float32).tiny)  # so that no square overflows
-    clip = c1 * _mean(unit.square(), per_channel).sqrt() + c2 * _mean(unit.abs(), per_channel)
-    return torch.where(clip > 0, clip, 1) * largest
+    # In float64: the two terms nearly cancel, and no square overflows.
+    over = {"dim": tuple(range(1, weight.dim())), "keepdim": True} if per_channel else {}
+    count = weight[0].numel() if per_channel else weight.numel()
+    norm1, norm2 = (torch.linalg.vector_norm(weight, order, dtype=torch.float64, **over) for order in (1, 2))
+    clip = c1 * norm2 / math.sqrt(count) + c2 * norm1 / count
+    return torch.where(clip > 0, clip, largest).float()
 
 
 def weight_codes(
@@ -217,30 +246,37 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _Convolve(torch.autograd.Function):
-    """conv2d of codes, with the gradients of conv2d of the real values that the codes stand for."""
+    """conv2d of codes, with the gradients of conv2d of the real values that the codes stand for; computed in `dtype`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, x_codes: Tensor, weight_codes: Tensor, padding: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.padding = padding
-        return F.conv2d(_channels_last(x_codes), _channels_last(weight_codes), padding=padding)
+    def forward(ctx, x, weight, x_codes, weight_codes, code_scale, padding, dtype) -> Tensor:
+        # In bfloat16 codes up to 256 are exact; what is rounded, to 8 bits, are sums and gradients.
+        x_codes, weight_codes = (_channels_last(codes.to(dtype)) for codes in (x_codes, weight_codes))
+        ctx.save_for_backward(x_codes, weight)
+        ctx.code_scale, ctx.padding, ctx.first = code_scale, padding, x.is_leaf
+        return F.conv2d(x_codes, weight_codes, padding=padding)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
-        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        x_codes, weight = ctx.saved_tensors
+        needs_x = ctx.needs_input_grad[0] and (_wanted.inputs or not ctx.first)
+        needs_weight = ctx.needs_input_grad[1] and _wanted.parameters
         grad_x = grad_weight = None
-        if needs_x and x.shape[1] == 1:
+        if needs_x and x_codes.shape[1] == 1:
             # With one input channel the library's kernel is much slower than this.
-            grad_x, needs_x = _one_channel_input_gradient(grad, weight, x.shape, ctx.padding), False
+            grad_x, needs_x = _one_channel_input_gradient(grad, weight, x_codes.shape, ctx.padding), False
         if needs_x or needs_weight:
             p = [ctx.padding, ctx.padding]
             mask = [needs_x, needs_weight, False]
+            kernel = _channels_last(weight.to(grad.dtype))
             library_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-                grad, _channels_last(x), _channels_last(weight), None, [1, 1], p, [1, 1], False, [0, 0], 1, mask
+                grad, x_codes, kernel, None, [1, 1], p, [1, 1], False, [0, 0], 1, mask
             )
-            grad_x = library_x if needs_x else grad_x
-        return grad_x, grad_weight, None, None, None
+            grad_x = library_x.float() if needs_x else grad_x
+        if needs_weight:
+            # Codes are what was kept: real inputs are codes / code_scale.
+            grad_weight = grad_weight.float() if ctx.code_scale is None else grad_weight.float() / ctx.code_scale
+        return grad_x, grad_weight, None, None, None, None, None
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -257,8 +293,9 @@ def _one_channel_input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size,
     out_channels, _, kh, kw = weight.shape
     oh, ow = grad.shape[2:]
     pixels = grad.permute(0, 2, 3, 1).reshape(-1, out_channels)
-    columns = (weight.reshape(out_channels, kh * kw).t() @ pixels.t()).view(kh, kw, n, oh, ow)
-    result = grad.new_zeros(n, height + 2 * padding, width + 2 * padding)
+    kernel = weight.to(grad.dtype).reshape(out_channels, kh * kw).t().contiguous()
+    columns = (kernel @ pixels.t()).view(kh, kw, n, oh, ow).float()
+    result = columns.new_zeros(n, height + 2 * padding, width + 2 * padding)
     for i in range(kh):
         for j in range(kw):
             result[:, i : i + oh, j : j + ow] += columns[i, j]
@@ -277,7 +314,7 @@ class _Multiply(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
-        grad_weight = grad.t() @ x if ctx.needs_input_grad[1] else None
+        grad_weight = grad.t() @ x if ctx.needs_input_grad[1] and _wanted.parameters else None
         return grad_x, grad_weight, None, None
 
 
@@ -355,12 +392,15 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, padding=padding)
         self._set_bits(bits, method, zero_aligned, per_channel)
         self.pool = pool
+        self.arithmetic = torch.float32
 
     def forward(self, x: Tensor, code_scale: Tensor | float | None = None) -> Tensor:
         weight, x_codes, codes, step = self._operands(x, code_scale)
-        sums = _Convolve.apply(x, weight, x_codes, codes, self.padding[0])
+        scale = None if self.bits == FLOAT else code_scale
+        sums = _Convolve.apply(x, weight, x_codes, codes, scale, self.padding[0], self.arithmetic)
         if self.pool > 1:
             sums = F.max_pool2d(sums, self.pool)
+        sums = sums.float()
         if step is not None:
             sums = _Rescale.apply(sums, step.reshape(-1, 1, 1) if step.dim() else step)
         return sums.add_(self.bias.view(1, -1, 1, 1))

@@ -44,8 +44,8 @@ PACKAGES = (
 # What each kind of page is made from: its notebook and the sqlib modules whose code decides what is on it. For a
 # training run these are the modules that decide its numbers; how the pages look is redone without training.
 SOURCES = {
-    "train": ("2_train.ipynb", "data", "quant", "models", "saliency", "train", "metrics"),
-    "sweep_trial": ("data", "quant", "models", "saliency", "train", "metrics"),
+    "train": ("2_train.ipynb", "data", "quant", "models", "saliency", "machine", "train", "metrics"),
+    "sweep_trial": ("data", "quant", "models", "saliency", "machine", "train", "metrics"),
     "post_training": ("post_training", "data", "quant", "models", "saliency", "metrics"),
     "deployed": ("deployed", "deploy", "onnx_export", "data", "quant", "models"),
     "quality": (
@@ -59,7 +59,7 @@ SOURCES = {
         "saliency",
         "metrics",
     ),
-    "roar": ("roar", "data", "quant", "models", "saliency", "train", "metrics"),
+    "roar": ("roar", "data", "quant", "models", "saliency", "machine", "train", "metrics"),
     "explanations": (
         "8_explanations.ipynb",
         "quality_table",
@@ -141,6 +141,7 @@ def save_run(
     from safetensors.torch import save
 
     from sqlib.deploy import pack
+    from sqlib.train import precision
 
     folder = Path(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -163,7 +164,12 @@ def save_run(
         "metrics": metrics,
         "curves": curves,
         "history": history,
-        "provenance": {**provenance(started), "data": data_sums(run.dataset), "seed": run.seed},
+        "provenance": {
+            **provenance(started),
+            "data": data_sums(run.dataset),
+            "seed": run.seed,
+            "precision": str(precision(run, next(model.parameters()).device)).removeprefix("torch."),
+        },
     }
     write_atomically(folder / "result.json", to_json(result))
     pack(model, folder / PACKED)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sqlib.config import SqlibError, nearest
 from sqlib.models import evaluating
-from sqlib.quant import PACT
+from sqlib.quant import PACT, gradients_of
 
 METHODS = ("gradient", "input_x_gradient", "integrated_gradients", "smoothgrad", "grad_cam", "occlusion")
 SURROGATES = ("straight_through", "unclipped")
@@ -131,10 +131,15 @@ def input_gradient(model: nn.Module, images: Tensor, targets: Tensor, score: str
     """Gradient maps (N,H,W) of the target's `logit` or `log_prob`, in eval mode: what guided training ranks pixels by."""
     with frozen(model):
         images = images.detach().requires_grad_()
-        logits = model(images)
-        if score == "log_prob":
-            logits = logits.log_softmax(dim=1)
-        (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), images)
+        return explain_pass(model(images), images, targets, score)
+
+
+def explain_pass(logits: Tensor, images: Tensor, targets: Tensor, score: str, keep: bool = False) -> Tensor:
+    """Those maps from a forward pass that has been made already; `keep` keeps it for a second backward pass."""
+    if score == "log_prob":
+        logits = logits.log_softmax(dim=1)
+    with gradients_of("inputs"):
+        (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), images, retain_graph=keep)
     return gradient.sum(dim=1)
 
 

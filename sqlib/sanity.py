@@ -6,7 +6,6 @@ trained model. A method whose maps stay the same shows the image, or the archite
 """
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -76,11 +75,7 @@ def spearman_foreground(maps_a: Tensor, maps_b: Tensor, images: Tensor) -> Tenso
     A black background orders the pixels whatever the weights are: input x gradient is 0 there, and behind new weights
     (whose biases are 0) every gate is closed. NaN where either map has no two different values on the foreground.
     """
-    values = [
-        spearman(a[bright][None, None], b[bright][None, None]) if bright.any() else a.new_full((1,), math.nan)
-        for a, b, bright in zip(maps_a, maps_b, images.amax(dim=1) > 0, strict=True)
-    ]
-    return torch.cat(values)
+    return spearman(maps_a, maps_b, where=images.amax(dim=1) > 0)
 
 
 def randomisation(

@@ -150,6 +150,8 @@ class Page:
             str(t)[:16].replace("T", " ") for t in (origin["started"], origin["ended"]) if t
         )
         facts["Machine"] = f"{origin['cpu']}, {origin['cores']} cores, {self.study.threads} thread(s) a run"
+        if "precision" in origin:
+            facts["Convolutions in training"] = origin["precision"]
         packages = origin["packages"]
         facts["Versions"] = f"Python {origin['python']}, torch {packages['torch']}, captum {packages['captum']}"
         return facts

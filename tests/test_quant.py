@@ -603,3 +603,84 @@ def test_forward_changes_neither_input_nor_parameters():
     layer(x, torch.tensor(15.0))
     layer(x)
     assert torch.equal(x, before[0]) and torch.equal(layer.weight, before[1]) and torch.equal(layer.bias, before[2])
+
+
+# ------------------------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("kind", ["pixels", "pact"])
+def test_bfloat16_multiplies_the_same_codes_and_rounds_only_their_sums(kind, bits):
+    layer = QuantConv2d(3, 5, 5, padding=2, bits=bits)
+    torch.nn.init.zeros_(layer.bias)
+    x, scale = layer_input(kind, (4, 3, 12, 12))
+    codes, step, _ = layer.codes()
+    exact = F.conv2d((x * scale).round().double(), codes.double(), padding=2)
+    layer.arithmetic = torch.bfloat16
+    y = layer(x, scale)
+    assert y.dtype == torch.float32
+    # Half of a unit in the eighth bit, from a sum that was exact before it was rounded.
+    rounded = (y.double() / (step.double() / float(scale)) - exact).abs()
+    assert (rounded <= exact.abs() * 2**-8 * 1.001).all() and rounded.max() > 0
+
+
+@pytest.mark.parametrize("channels, bits, kind", [(1, 4, "pixels"), (3, 4, "pact"), (3, 32, "none"), (1, 32, "pixels")])
+def test_bfloat16_gradients_are_those_of_float32_to_its_precision(channels, bits, kind):
+    layer = QuantConv2d(channels, 4, 5, pool=2, bits=bits)
+    x, scale = layer_input(kind, (6, channels, 14, 14))
+    x = x.requires_grad_()
+    grad = torch.randn_like(layer(x, scale))
+    wanted = [x, layer.weight, layer.bias]
+    expected = torch.autograd.grad(layer(x, scale), wanted, grad)
+    layer.arithmetic = torch.bfloat16
+    for ours, theirs in zip(torch.autograd.grad(layer(x, scale), wanted, grad), expected, strict=True):
+        assert ours.dtype == torch.float32
+        # Where two sums of a pooling window round to one number, another of them may win: a few single gradients move.
+        assert (ours - theirs).norm() < 0.15 * theirs.norm()
+        assert F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.99
+
+
+def test_two_backward_passes_through_one_graph_each_computes_its_own_gradients():
+    clip, first, last = PACT(4, 0.8), QuantConv2d(1, 3, 3, bits=4), QuantLinear(3 * 36, 5, bits=4)
+    parameters = [clip.alpha, first.weight, first.bias, last.weight, last.bias]
+
+    def forward(x):
+        return last(clip(first(x, 255.0)).flatten(1), clip.code_scale).square().sum()
+
+    x = torch.rand(2, 1, 8, 8, requires_grad=True)
+    expected = torch.autograd.grad(forward(x), [x, *parameters])
+    y = forward(x)
+    with quant.gradients_of("inputs"):
+        (of_input,) = torch.autograd.grad(y, x, retain_graph=True)
+    with quant.gradients_of("parameters"):
+        y.backward()
+    assert torch.equal(of_input, expected[0])
+    assert x.grad is None  # not computed a second time
+    for parameter, gradient in zip(parameters, expected[1:], strict=True):
+        assert torch.equal(parameter.grad, gradient)
+    again = torch.autograd.grad(forward(x), [x, *parameters])  # outside nothing is left out
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
+def test_what_is_wanted_is_everything_again_after_an_error():
+    with pytest.raises(RuntimeError), quant.gradients_of("inputs"):
+        raise RuntimeError
+    assert quant._wanted.parameters and quant._wanted.inputs
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([(2, False), (3, False), (4, False), (4, True), (8, True)]),
+    st.integers(2, 300),
+    st.integers(0, 2**31 - 1),
+)
+def test_sawb_is_that_of_float64_to_the_last_digits_of_float32(key, count, seed):
+    # Its two terms nearly cancel at 4 and 8 bits.
+    w = torch.randn(count, generator=torch.Generator().manual_seed(seed))
+    c1, c2, _ = SAWB[key]
+    v = w.double()
+    expected = (c1 * v.square().mean().sqrt() + c2 * v.abs().mean()).item()
+    if expected > 0:
+        assert sawb_clip(w, *key).item() == pytest.approx(expected, rel=2e-7)
+    else:
+        assert sawb_clip(w, *key) == w.abs().max()

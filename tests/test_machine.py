@@ -1,0 +1,87 @@
+"""What sqlib knows of the machine, and the precision that follows from it."""
+
+import pytest
+import torch
+
+from sqlib import machine, train
+from sqlib.config import SqlibError, Training, validate
+from sqlib.models import build_model, computing_in
+from sqlib.quant import QuantConv2d
+
+
+@pytest.fixture
+def processor(monkeypatch, tmp_path):
+    """Function (text of /proc/cpuinfo, or None where there is no such file) -> whether bfloat16 units are found in it."""
+
+    def pretend(text):
+        if text is not None:
+            (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(machine, "Path", lambda name: tmp_path / name.rsplit("/", 1)[1])
+        return machine.bfloat16_units.__wrapped__()
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    "text, there",
+    [
+        ("model name\t: X\nflags\t\t: fpu avx512f avx512_bf16 sse\n", True),
+        ("flags\t\t: fpu amx_bf16\n", True),
+        ("flags\t\t: fpu avx512f avx512_vnni\n", False),
+        ("flags\t\t: not_avx512_bf16x\n", False),
+        ("processor: 0\n", False),
+        (None, False),
+    ],
+)
+def test_bfloat16_units_are_read_from_the_processors_flags(text, there, processor):
+    assert processor(text) is there
+
+
+@pytest.mark.parametrize("there, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_takes_bfloat16_where_there_are_units_for_it(there, dtype, make_run, monkeypatch):
+    monkeypatch.setattr(train, "bfloat16_units", lambda: there)
+    assert train.precision(make_run()) == dtype
+    assert train.precision(make_run(precision="float32")) == torch.float32
+    assert train.precision(make_run(precision="bfloat16")) == torch.bfloat16
+
+
+def test_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(SqlibError, match=r"precision.*'float16'"):
+        validate(Training, {"precision": "float16"}, tmp_path / "study.yaml")
+
+
+def test_convolutions_compute_in_bfloat16_inside_and_in_float32_after_an_error(make_setup):
+    model = build_model("lenet", make_setup(4, 4))
+    seen = []
+
+    def convolutions():
+        return {module.arithmetic for module in model.modules() if isinstance(module, QuantConv2d)}
+
+    with pytest.raises(RuntimeError), computing_in(model, torch.bfloat16):
+        seen.append(convolutions())
+        raise RuntimeError
+    assert seen == [{torch.bfloat16}] and convolutions() == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_trains_in_its_precision_and_is_measured_in_float32(precision, make_run, blobs, monkeypatch):
+    run = make_run(4, "saliency_guided", precision=precision)
+    seen = {True: set(), False: set()}
+    forward = QuantConv2d.forward
+
+    def watch(self, x, scale=None):
+        seen[self.training and torch.is_grad_enabled()].add(self.arithmetic)
+        return forward(self, x, scale)
+
+    monkeypatch.setattr(QuantConv2d, "forward", watch)
+    model, history = train.fit(run, blobs)
+    train.measure(run, model, history, blobs)
+    assert seen == {True: {getattr(torch, precision)}, False: {torch.float32}}
+
+
+def test_both_precisions_learn_the_same(make_run, blobs):
+    losses = [
+        train.fit(make_run(4, precision=precision, epochs=4, learning_rate=5e-3), blobs)[1][-1]["train_loss"]
+        for precision in ("float32", "bfloat16")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
