@@ -7,7 +7,7 @@ PYTHON3 ?= python3
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data smoke plan reproduce reports publish check lab test lint bench bench-conda profile lock clean distclean unlock
+.PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test lint bench bench-conda profile lock clean distclean unlock
 
 # An active conda environment that has what is needed is used as it is; else .venv, built on first use.
 CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
@@ -33,13 +33,16 @@ data: $(READY)  ## fetch and check MNIST and Fashion-MNIST
 	@$(PYTHON) -m sqlib data
 
 smoke: $(READY)  ## make the small study on real images, in minutes: reports/smoke/index.html
-	@$(PYTHON) -m sqlib reproduce smoke $(if $(CORES),--cores $(CORES))
+	@$(PYTHON) -m sqlib reproduce smoke --sweeps $(if $(CORES),--cores $(CORES))
 
 plan: $(READY)  ## say how many runs STUDY still has to train, and what that costs here in time and disk
 	@$(PYTHON) -m sqlib plan $(STUDY) $(if $(CORES),--cores $(CORES))
 
 reproduce: $(READY)  ## make everything of STUDY that is missing or out of date: reports/STUDY/index.html
 	@$(PYTHON) -m sqlib reproduce $(STUDY) --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+
+sweeps: $(READY)  ## make the same, and the sweeps that chose STUDY's parameters: which ones, judged on validation images
+	@$(PYTHON) -m sqlib reproduce $(STUDY) --sweeps --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
 
 reports: $(READY)  ## make all pages of STUDY again from the results that are there; trains nothing
 	@$(PYTHON) -m sqlib reports $(STUDY)

@@ -16,6 +16,8 @@ RUNS = [run.id for run in STUDY.runs()]
 # again and when it fails, and a page that is missing must not cost the run. `index` makes them where they are missing.
 RUN_FILES = ["model.safetensors", "per_image.safetensors", "result.json"]
 EXPLAINED = [run.id for run in STUDY.runs() if run.seed == STUDY.seeds[0]]
+# The sweeps that chose the study's parameters are wanted only where they are asked for: `make sweeps`.
+SWEEPS = STUDY.sweeps if config.get("sweeps") else []
 TRIALS = {name: [trial.id for trial in trials_of(STUDY) if trial.sweep == name] for name in STUDY.sweeps}
 OWN_RUNS = {trial.id: runs_in(STUDY, trial) for trial in trials_of(STUDY)}
 DATA = [f"data_{dataset}" for dataset in STUDY.datasets]
@@ -71,9 +73,9 @@ rule all:
         expand("results/{kind}_{dataset}.json", kind=["post_training", "deployed"], dataset=STUDY.datasets),
         expand("runs/{run}/{name}", run=RUNS, name=RUN_FILES),
         expand("runs/{run}/saliency.{kind}", run=EXPLAINED, kind=["json", "html"]),
-        expand("sweeps/{trial}.json", trial=[trial for trials in TRIALS.values() for trial in trials]),
-        expand("sweep_{sweep}.html", sweep=STUDY.sweeps),
-        expand("results/sweep_{sweep}.json", sweep=STUDY.sweeps),
+        expand("sweeps/{trial}.json", trial=[trial for sweep in SWEEPS for trial in TRIALS[sweep]]),
+        expand("sweep_{sweep}.html", sweep=SWEEPS),
+        expand("results/sweep_{sweep}.json", sweep=SWEEPS),
 
 
 rule data:
@@ -165,7 +167,7 @@ rule deployed:
 
 def compared_runs(wildcards):
     """The files of the float runs whose maps a run's are compared with."""
-    run = STUDY.run(wildcards.run)
+    run = STUDY.run(f"{wildcards.run}/seed{STUDY.seeds[0]}")
     others = [other.id for other in STUDY.runs() if other.setup.is_float and same_but_setup_and_seed(run, other)]
     return [f"runs/{other}/{name}" for other in others for name in ("model.safetensors", "result.json")]
 
@@ -174,21 +176,24 @@ def same_but_setup_and_seed(a, b):
     return (a.dataset, a.network, a.training) == (b.dataset, b.network, b.training)
 
 
-# Faithfulness, agreement, robustness and sanity of a run's maps, with their controls.
+# Faithfulness, agreement, robustness and sanity of maps, with their controls. All seeds of a kind of run in one job:
+# starting one takes as long as a third of a run.
 rule quality:
     input:
         "stamps/quality.json",
-        "runs/{run}/model.safetensors",
-        "runs/{run}/result.json",
+        expand("runs/{{run}}/seed{seed}/{name}", seed=STUDY.seeds, name=["model.safetensors", "result.json"]),
         compared_runs,
     output:
-        "runs/{run}/quality.json",
-        "runs/{run}/quality.safetensors",
+        expand("runs/{{run}}/seed{seed}/quality.{kind}", seed=STUDY.seeds, kind=["json", "safetensors"]),
     log:
         text="logs/{run}/quality.log",
+    wildcard_constraints:
+        run=r"[^/]+/[^/]+/[^/]+/[^/]+",
     threads: STUDY.threads
+    params:
+        runs=lambda wildcards: [f"{wildcards.run}/seed{seed}" for seed in STUDY.seeds],
     shell:
-        JOB + " quality {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+        JOB + " quality {STUDY.name} {params.runs} > {log.text:q} 2>&1"
 
 
 # Networks trained again without the pixels that the maps of the first seed call important.
@@ -323,7 +328,7 @@ rule index:
         expand("{page}.html", page=DATA),
         expand("{page}.html", page=COMPARISONS),
         expand("{page}.html", page=EXPLANATIONS),
-        expand("sweep_{sweep}.html", sweep=STUDY.sweeps),
+        expand("sweep_{sweep}.html", sweep=SWEEPS),
         expand("runs/{run}/result.json", run=RUNS),
         expand("runs/{run}/saliency.html", run=EXPLAINED),
     output:

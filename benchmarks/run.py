@@ -21,7 +21,7 @@ import brevitas_net
 import gemm
 import steps
 from sqlib.files import write_atomically
-from sqlib.machine import keep_memory
+from sqlib.machine import bfloat16_units, keep_memory
 from sqlib.runs import provenance
 from sqlib.train import seeded_model
 from timing import Step, alternate, summary
@@ -36,6 +36,7 @@ TARGETS = {
     "brevitas_over_ours_float32": ("at least", 1.3),
     "brevitas_over_ours_bfloat16": ("at least", 2.2),
     "gemm_fraction": ("at least", 0.8),
+    "float32_over_bfloat16": ("at least", 1.0),
 }
 
 
@@ -64,33 +65,50 @@ class Case:
 def cases(size: Size) -> Iterator[Case]:
     """Everything that can be measured here, in the order of `TARGETS`."""
 
-    def ours(network, setup, training="standard", guidance=None):
-        label = f"{network}/{setup}/{training}"
-        return label, lambda: steps.ours(network, setup, training, size.batch, guidance)
+    def ours(precision, network, setup, training="standard", guidance=None):
+        label = f"{network}/{setup}/{training}, {precision}"
+        return label, lambda: steps.ours(network, setup, training, size.batch, guidance, precision)
 
-    for network in ("lenet", "sgt_cnn"):
-        yield Case("quantised_over_float", network, ours(network, "w4a4"), ours(network, "fp32"))
-    for network in ("lenet", "sgt_cnn"):
-        for setup in ("fp32", "w4a4"):
-            guided = ours(network, setup, "saliency_guided")
-            yield Case("guided_over_standard", f"{network}/{setup}", guided, ours(network, setup))
+    def brevitas(precision):
+        return f"lenet, Brevitas, 4 bits, {precision}", lambda: brevitas_net.step(size.batch, precision)
+
+    precisions = ("float32", "bfloat16") if bfloat16_units() else ("float32",)
+    for precision in precisions:
+        for network in ("lenet", "sgt_cnn"):
+            quantised, floating = (ours(precision, network, setup) for setup in ("w4a4", "fp32"))
+            yield Case("quantised_over_float", f"{network}, {precision}", quantised, floating)
+    for precision in precisions:
+        for network in ("lenet", "sgt_cnn"):
+            for setup in ("fp32", "w4a4"):
+                guided, standard = ours(precision, network, setup, "saliency_guided"), ours(precision, network, setup)
+                yield Case("guided_over_standard", f"{network}/{setup}, {precision}", guided, standard)
     plain = "authors' procedure, float32", lambda: authors.step(size.batch)
-    yield Case("authors_over_ours", "sgt_cnn", plain, ours("sgt_cnn", "w4a4", "saliency_guided", authors.GUIDANCE))
+    fastest = ours(precisions[-1], "sgt_cnn", "w4a4", "saliency_guided", authors.GUIDANCE)
+    yield Case("authors_over_ours", f"sgt_cnn, {precisions[-1]}", plain, fastest)
     if brevitas_net.why_not() is None:
-        brevitas = "lenet, Brevitas, 4 bits", lambda: brevitas_net.step(size.batch)
-        yield Case("brevitas_over_ours_float32", "lenet", brevitas, ours("lenet", "w4a4"))
+        for precision in precisions:
+            yield Case(
+                f"brevitas_over_ours_{precision}", "lenet", brevitas(precision), ours(precision, "lenet", "w4a4")
+            )
     product = f"float32 product {size.matrix}", lambda: gemm.product(size.matrix)
     for network in ("lenet", "sgt_cnn"):
         model = seeded_model(steps.make_run(network, "fp32", "standard", size.batch))
         scale = gemm.step_flops(model, size.batch) / gemm.product_flops(size.matrix)
-        yield Case("gemm_fraction", network, product, ours(network, "fp32"), scale)
+        yield Case("gemm_fraction", network, product, ours("float32", network, "fp32"), scale)
+    if "bfloat16" in precisions:
+        for network, setup, training in (("lenet", "w4a4", "standard"), ("lenet", "w4a4", "saliency_guided")):
+            slow, fast = (ours(precision, network, setup, training) for precision in precisions)
+            yield Case("float32_over_bfloat16", f"{network}/{setup}/{training}", slow, fast)
 
 
 def reasons() -> dict[str, str]:
     """Why a ratio has no case, by ratio."""
-    missing = {"brevitas_over_ours_bfloat16": "not measured: sqlib has no bfloat16 path yet"}
+    missing = {}
+    if not bfloat16_units():
+        reason = "not measured: this processor has no bfloat16 units"
+        missing = dict.fromkeys(("brevitas_over_ours_bfloat16", "float32_over_bfloat16"), reason)
     if reason := brevitas_net.why_not():
-        missing["brevitas_over_ours_float32"] = reason
+        missing |= dict.fromkeys(("brevitas_over_ours_float32", "brevitas_over_ours_bfloat16"), reason)
     return missing
 
 

@@ -16,8 +16,10 @@ def random_batch(size: int) -> tuple[Tensor, Tensor]:
     return to_float(pixels), torch.randint(10, (size,), generator=generator)
 
 
-def make_run(network: str, setup: str, training: str, batch: int, guidance: Guidance | None = None) -> Run:
-    """A run with the study's parameters, but this batch size; `guidance` replaces the study's."""
+def make_run(
+    network: str, setup: str, training: str, batch: int, guidance: Guidance | None = None, precision: str = "float32"
+) -> Run:
+    """A run with the study's parameters, but this batch size and precision; `guidance` replaces the study's."""
     return Run(
         dataset="mnist",
         network=network,
@@ -26,14 +28,16 @@ def make_run(network: str, setup: str, training: str, batch: int, guidance: Guid
         seed=0,
         epochs=1,
         threads=torch.get_num_threads(),
-        parameters=Training(batch_size=batch, guidance=guidance or Guidance()),
+        parameters=Training(batch_size=batch, precision=precision, guidance=guidance or Guidance()),
         evaluation=Evaluation(),
     )
 
 
-def ours(network: str, setup: str, training: str, batch: int, guidance: Guidance | None = None) -> Step:
+def ours(
+    network: str, setup: str, training: str, batch: int, guidance: Guidance | None = None, precision: str = "float32"
+) -> Step:
     """One `sqlib.train.train_step`, optimiser included."""
-    run = make_run(network, setup, training, batch, guidance)
+    run = make_run(network, setup, training, batch, guidance, precision)
     images, labels = random_batch(batch)
     model = seeded_model(run)
     optimizer, _ = make_optimizer(model, run, steps=1000)

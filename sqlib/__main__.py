@@ -210,15 +210,15 @@ def compare(
 
 
 @app.command()
-def quality(name: StudyName, run_id: RunId) -> None:
-    """Measure the maps of one trained run, with their controls."""
+def quality(name: StudyName, run_ids: Annotated[list[str], typer.Argument(metavar="RUN_ID...")]) -> None:
+    """Measure the maps of trained runs, with their controls."""
     from sqlib.quality import measure_quality
 
     study = load_study(name)
-    run = study.run(run_id)
-    found = measure_quality(study, run, run.folder(runs.reports_root() / study.name))
-    images = f"{found['parameters']['images']:,} images"
-    print(f"{run_id}: maps of {count(len(found['methods']), 'method')} measured, gradient maps on {images}")
+    for run in [study.run(run_id) for run_id in run_ids]:
+        found = measure_quality(study, run, run.folder(runs.reports_root() / study.name))
+        images = f"{found['parameters']['images']:,} images"
+        print(f"{run.id}: maps of {count(len(found['methods']), 'method')} measured, gradient maps on {images}")
 
 
 @app.command()
@@ -325,12 +325,12 @@ def plan(name: StudyName, cores: Cores = None) -> None:
     wanted = [run for run in study.runs() if not up_to_date(run, reports)]
     tried = [trial for trial in trials_of(study) if not trial.is_current(reports)]
     seconds = sum(training_seconds(wanted))
-    seconds += sum(training_seconds([run for trial in tried for run in trial.runs], measured=False))
     slots = max(1, cores // study.threads)
-    print(
-        f"{name}: {len(study.runs())} runs, {len(wanted)} of them to train; {count(len(tried), 'trial')} of sweeps to make"
-    )
+    print(f"{name}: {len(study.runs())} runs, {len(wanted)} of them to train")
     print(f"core hours: {seconds * study.threads / 3600:.1f}; on {cores} cores {about(seconds / slots)}")
+    if tried:
+        more = sum(training_seconds([run for trial in tried for run in trial.runs], measured=False))
+        print(f"sweeps, with `make sweeps`: {count(len(tried), 'trial')}, {about(more / slots)} more")
     print(f"disk: about {len(wanted) * 3:,} MB")  # 1.8 MB of weights, 0.4 MB of values, a notebook and a page
 
 
@@ -339,6 +339,7 @@ def reproduce(
     name: StudyName = "paper",
     profile: Annotated[str, typer.Option(help="Where it runs: local, slurm or kubernetes.")] = "local",
     cores: Cores = None,
+    sweeps: Annotated[bool, typer.Option("--sweeps", help="Also try the parameters of the study's sweeps.")] = False,
 ) -> None:
     """Make everything of a study that is missing or out of date."""
     if profile not in PROFILES:
@@ -352,7 +353,7 @@ def reproduce(
         snakemake = [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
             *("--profile", str(REPOSITORY / "profiles" / profile), "--directory", str(reports), "--nocolor"),
-            *("--cores", str(cores), "--config", f"study={name}"),
+            *("--cores", str(cores), "--config", f"study={name}", *(["sweeps=true"] if sweeps else [])),
         ]
         log = reports / "logs/reproduce.log"
         jobs = pending(snakemake, log)
@@ -366,13 +367,14 @@ def reproduce(
         predict_jobs(jobs, wanted, tried)
         slots = max(1, cores // study.threads)
         progress = Progress(jobs, slots, reports)
-        measured = sum(job.rule == "quality" for job in jobs.values())
+        measuring = sum(job.rule == "quality" for job in jobs.values())
+        measured = measuring * len(study.seeds)
         parts = f"{count(len(tried), 'trial')} of sweeps, " if tried else ""
         parts += f"the maps of {count(measured, 'run')} to measure, " if measured else ""
         where = f"on {cores} core{'s' * (cores > 1)}" if profile == "local" else f"with profile {profile}"
         print(
             f"{name}: {count(len(wanted), 'run')} to train, {parts}"
-            f"{count(len(jobs) - len(wanted) - len(tried) - measured, 'page')} to make: "
+            f"{count(len(jobs) - len(wanted) - len(tried) - measuring, 'page')} to make: "
             f"{about(progress.left())} {where}; log: {shown(log)}",
             flush=True,
         )
@@ -506,9 +508,12 @@ def publish(
     missing = [run.id for run in study.runs() if not up_to_date(run, reports)]
     missing += [page.html.name for page in Page.all(study) if not page.html.exists()]
     missing += [name for name in ("index.html", "results/runs.csv") if not (reports / name).exists()]
+    stale = [trial.sweep for trial in trials_of(study) if not trial.is_current(reports)]
+    if not missing and stale:
+        raise SqlibError(f"sweep {stale[0]} is missing or was made by other code: run 'make sweeps STUDY={name}'")
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise SqlibError(f"{shown(reports)} is not complete ({missing[0]}{more}): run 'make reproduce STUDY={name}'")
+        raise SqlibError(f"{shown(reports)} is not complete ({missing[0]}{more}): run 'make sweeps STUDY={name}'")
     with exclusive(reports):
         size, left_out = publish_study(study, reports, target)
     if name == "paper" and target.is_relative_to(REPOSITORY):

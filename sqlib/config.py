@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PARAMS = REPOSITORY / "params"
+PARAMS = Path(os.environ.get("SQLIB_PARAMS") or REPOSITORY / "params").resolve()
 REPORTS = REPOSITORY / "reports"
 
 FLOAT = 32

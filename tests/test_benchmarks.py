@@ -16,6 +16,7 @@ import run as benchmark
 import timing
 from sqlib.config import load_setup
 from sqlib.models import build_model
+from sqlib.machine import bfloat16_units
 from sqlib.saliency import input_gradient, mask_least_salient
 
 
@@ -72,13 +73,16 @@ def test_quick_run_writes_every_ratio(tmp_path, capsys, monkeypatch):
     assert list(results["ratios"]) == list(benchmark.TARGETS)
 
     cases = {ratio: list(entry["cases"]) for ratio, entry in results["ratios"].items()}
+    precisions = ("float32", "bfloat16") if bfloat16_units() else ("float32",)
+    kinds = ("lenet/fp32", "lenet/w4a4", "sgt_cnn/fp32", "sgt_cnn/w4a4")
     assert cases == {
-        "quantised_over_float": ["lenet", "sgt_cnn"],
-        "guided_over_standard": ["lenet/fp32", "lenet/w4a4", "sgt_cnn/fp32", "sgt_cnn/w4a4"],
-        "authors_over_ours": ["sgt_cnn"],
+        "quantised_over_float": [f"{network}, {p}" for p in precisions for network in ("lenet", "sgt_cnn")],
+        "guided_over_standard": [f"{kind}, {p}" for p in precisions for kind in kinds],
+        "authors_over_ours": [f"sgt_cnn, {precisions[-1]}"],
         "brevitas_over_ours_float32": [],
         "brevitas_over_ours_bfloat16": [],
         "gemm_fraction": ["lenet", "sgt_cnn"],
+        "float32_over_bfloat16": ["lenet/w4a4/standard", "lenet/w4a4/saliency_guided"] if precisions[1:] else [],
     }
     for ratio, entry in results["ratios"].items():
         if cases[ratio]:

@@ -17,7 +17,7 @@ STUDY = load_study("smoke")
 
 def reproduce(reports):
     return subprocess.run(
-        [sys.executable, "-m", "sqlib", "reproduce", STUDY.name],
+        [sys.executable, "-m", "sqlib", "reproduce", STUDY.name, "--sweeps"],
         env={**os.environ, "SQLIB_REPORTS": str(reports)},
         cwd=REPOSITORY,
         capture_output=True,
