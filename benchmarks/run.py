@@ -20,8 +20,10 @@ import authors
 import brevitas_net
 import gemm
 import steps
+from sqlib.config import REPOSITORY
 from sqlib.files import write_atomically
 from sqlib.machine import bfloat16_units, keep_memory
+from sqlib.readme import BENCHMARKS, update_readme
 from sqlib.runs import provenance
 from sqlib.train import seeded_model
 from timing import Step, alternate, summary
@@ -209,6 +211,43 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
+MEANINGS = {
+    "quantised_over_float": "w4a4 / fp32",
+    "guided_over_standard": "guided / ordinary, the same network and setup",
+    "authors_over_ours": "a plain implementation of the authors' procedure / ours, guided w4a4",
+    "brevitas_over_ours_float32": "Brevitas / ours, 4 bits, both in float32",
+    "brevitas_over_ours_bfloat16": "Brevitas / ours, 4 bits, both in bfloat16",
+    "gemm_fraction": "its arithmetic alone, at this machine's rate of matrix products / fp32 in float32",
+    "float32_over_bfloat16": "float32 / bfloat16, w4a4",
+}
+
+
+def readme_block(results: dict) -> str:
+    """The results as a Markdown table, a row a case."""
+    lines = [
+        "| ratio of the times of two training steps | case | median | quartiles | target | met |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for ratio, entry in results["ratios"].items():
+        target = f"{entry['target']['rule']} {entry['target']['value']:g}"
+        what = f"`{ratio}`: {MEANINGS[ratio]}"
+        for name, case in entry["cases"].items():
+            low, high = case["spread"]
+            met = "yes" if case["met"] else "**no**"
+            lines.append(f"| {what} | {name} | {case['median']:.2f} | {low:.2f} to {high:.2f} | {target} | {met} |")
+            what = ""
+        if not entry["cases"]:
+            lines.append(f"| {what} | {entry['reason']} | | | {target} | |")
+    rates = [f"{kind} {results['gemm'][f'{kind}_gflops']['median']:.0f} GFLOP/s" for kind in ("float32", "bfloat16")]
+    machine = results["machine"]
+    lines += [
+        "",
+        f"n = {results['repeats']} each, batch {results['batch']}, {results['threads']} threads of {machine['cores']} cores of "
+        f"{machine['cpu']}, torch {results['torch']}, {results['date'][:10]}; matrix products: {', '.join(rates)}.",
+    ]
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=FEWEST_REPEATS, help="timed pairs of each ratio (%(default)s)")
@@ -230,6 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
     if output:
         write_atomically(output, (json.dumps(results, indent=1) + "\n").encode())
     print(table(results))
+    if output == OUTPUT:
+        update_readme(REPOSITORY / "README.md", readme_block(results), BENCHMARKS)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """How cost grows with the work: `make scale`, or `python benchmarks/scale.py --help`.
 
-Three parts. `steps`: a training step against the size of its batch and the width of the network. `graph`: what the graph
+Four parts. `steps`: a training step against the size of its batch and the width of the network. `graph`: what the graph
 itself takes, nothing trained, for ever more runs: writing stamps, planning, collecting the results into one table (of
-copies of one published result). `studies`: whole small studies, of ever more runs, on one core and on two.
+copies of one published result). `studies`: whole small studies, of ever more runs, on one core and on two. `maps`: all
+measures of the gradient maps of one data set's runs, on two cores; needs the finished paper study.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ from sqlib.driver import pending
 from sqlib.files import write_atomically
 from sqlib.machine import bfloat16_units, keep_memory
 from sqlib.models import ARCHITECTURES, Architecture, Conv, Network
-from sqlib.runs import collect, provenance, to_json
+from sqlib.runs import collect, provenance, reports_root, to_json
 from sqlib.stamps import write_stamps
 from sqlib.train import make_optimizer, train_step
 
@@ -36,7 +38,6 @@ BATCHES = (16, 32, 64, 128, 256, 512, 1024)
 WIDTHS = (0.25, 0.5, 1, 2)
 RUNS = (100, 1_000, 10_000)
 SEEDS = (1, 2, 4)
-LIMITS = {"planning of 10,000 runs": 120.0, "collecting 10,000 results": 60.0}
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -127,6 +128,34 @@ def measure_study(seeds: int, cores: int, scratch: Path) -> dict:
     return {"runs": 2 * seeds, "cores": cores, "seconds": took}
 
 
+def measure_maps(dataset: str, scratch: Path) -> dict | None:
+    """Seconds for all measures of the gradient maps of the paper study's runs on a data set, in jobs as the study's own.
+
+    On copies of the runs, two jobs at a time. None where the study is not finished.
+    """
+    study, reports = load_study("paper"), reports_root() / "paper"
+    wanted = [run for run in study.runs() if run.dataset == dataset]
+    if not all((run.folder(reports) / "result.json").exists() for run in wanted):
+        return None
+    shutil.copytree(PARAMS, scratch / "params")
+    content = yaml.safe_load((PARAMS / "paper.yaml").read_text())
+    content["quality"]["every_method"] = []
+    (scratch / "params/paper.yaml").write_text(yaml.safe_dump(content))
+    shutil.copytree(reports / "runs" / dataset, scratch / "reports/paper/runs" / dataset)
+    environment = {**os.environ, "SQLIB_PARAMS": str(scratch / "params"), "SQLIB_REPORTS": str(scratch / "reports")}
+    jobs: dict[str, list[str]] = {}
+    for run in wanted:
+        jobs.setdefault(run.id.rsplit("/", 1)[0], []).append(run.id)
+
+    def job(ids: list[str]) -> None:
+        command = [sys.executable, "-m", "sqlib", "quality", "paper", *ids]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+
+    with ThreadPoolExecutor(2) as workers:
+        took = seconds(lambda: list(workers.map(job, jobs.values())))
+    return {"dataset": dataset, "runs": len(wanted), "images": study.quality.images, "seconds": took}
+
+
 def table(results: dict) -> str:
     """What was measured, for a reader."""
     lines = []
@@ -155,13 +184,16 @@ def table(results: dict) -> str:
     if found := results.get("studies"):
         lines += ["runs  cores  whole study"]
         lines += [f"{row['runs']:4}  {row['cores']:5}  {row['seconds']:9.0f} s" for row in found]
+    if found := results.get("maps"):
+        what = f"{found['runs']} runs of {found['dataset']}, {found['images']:,} images each, two jobs at a time"
+        lines += [f"all measures of gradient maps: {what}: {found['seconds']:.0f} s"]
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("steps", "graph", "studies")
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=list(parts), help="which (all)")
+    parts = ("steps", "graph", "studies", "maps")
+    parser.add_argument("parts", nargs="*", choices=parts, default=list(parts), help="which (all)")
     parser.add_argument("--runs", type=int, nargs="+", default=RUNS, help="sizes of the graph (100 1000 10000)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write (benchmarks/scale.json)")
     options = parser.parse_args(arguments)
@@ -175,6 +207,10 @@ def main(arguments: list[str] | None = None) -> None:
         if "studies" in options.parts:
             sizes = [(seeds, cores) for seeds in SEEDS for cores in (1, 2)]
             results["studies"] = [measure_study(*size, Path(scratch) / "s{}c{}".format(*size)) for size in sizes]
+        if "maps" in options.parts:
+            results["maps"] = measure_maps("fashion_mnist", Path(scratch) / "maps")
+            if results["maps"] is None:
+                print("maps: not measured: the paper study is not finished (`make reproduce`)", file=sys.stderr)
     results["provenance"] = provenance(started)
     write_atomically(options.output, (json.dumps(results, indent=1) + "\n").encode())
     print(table(results))

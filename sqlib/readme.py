@@ -1,4 +1,4 @@
-"""The part of README.md that is made from results: the answer so far, one table, one picture. `make publish` writes it."""
+"""The parts of README.md that are made from results: `make publish` and `make bench` write theirs between two marks."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,7 @@ from sqlib.index import answer, headline_frame
 from sqlib.runs import collect
 
 START, END = "<!-- results: made by `make publish`, not by hand -->", "<!-- end of results -->"
+BENCHMARKS = "<!-- benchmarks: made by `make bench`, not by hand -->", "<!-- end of benchmarks -->"
 
 
 def results_block(study: Study, reports: Path, pictures: str) -> str:
@@ -43,14 +44,16 @@ def results_block(study: Study, reports: Path, pictures: str) -> str:
     return "\n\n".join([*parts, "\n".join(lines), f"Test images, network `{network}`, {seeds}.", picture])
 
 
-def update_readme(readme: Path, block: str) -> None:
-    """Put the block between the README's two marks; raises SqlibError when a mark is missing."""
+def update_readme(readme: Path, block: str, marks: tuple[str, str] = (START, END)) -> None:
+    """Put the block between two marks of the README; raises SqlibError when a mark is missing."""
     text = readme.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
+    before, start, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not start or not end:
-        raise SqlibError(f"{os.path.relpath(readme)}: expected the lines '{START}' and '{END}' around the results")
-    write_atomically(readme, f"{before}{START}\n\n{block}\n\n{END}{after}".encode())
+        raise SqlibError(
+            f"{os.path.relpath(readme)}: expected the lines '{marks[0]}' and '{marks[1]}' around the results"
+        )
+    write_atomically(readme, f"{before}{marks[0]}\n\n{block}\n\n{marks[1]}{after}".encode())
 
 
 def _sentence(found: dict[str, str]) -> str:

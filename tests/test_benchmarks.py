@@ -92,6 +92,10 @@ def test_quick_run_writes_every_ratio(tmp_path, capsys, monkeypatch):
             assert (entry["median"], entry["n"], entry["spread"], entry["met"]) == (None, 0, None, None)
     assert results["ratios"]["brevitas_over_ours_float32"]["reason"] == "not measured: pip install brevitas"
 
+    rows = benchmark.readme_block(results).splitlines()
+    assert all(sum(f"`{ratio}`" in row for row in rows) == 1 for ratio in benchmark.TARGETS)
+    assert all(row.count("|") == 7 for row in rows if row.startswith("|"))
+
     printed = capsys.readouterr().out
     assert all(ratio in printed for ratio in benchmark.TARGETS)
     assert "pip install brevitas" in printed
