@@ -15,8 +15,8 @@ import gemm
 import run as benchmark
 import timing
 from sqlib.config import load_setup
-from sqlib.models import build_model
 from sqlib.machine import bfloat16_units
+from sqlib.models import build_model
 from sqlib.saliency import input_gradient, mask_least_salient
 
 

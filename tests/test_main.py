@@ -69,7 +69,7 @@ def test_a_mistyped_study_names_the_nearest(job, tmp_path):
         (["reproduce", "smoke", "--profile", "slrum"], ["unknown profile", "'slurm'"]),
         (["reports", "smoke"], ["no results yet"]),
         (["publish", "smoke"], ["--force"]),
-        (["publish", "paper"], ["not complete", "make reproduce"]),
+        (["publish", "paper"], ["not complete", "make sweeps"]),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, tmp_path):
