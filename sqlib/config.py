@@ -462,8 +462,13 @@ def validate(model: type[BaseModel], content: dict, path: Path):
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [_one_line(model, detail) for detail in error.errors() if _of_this_kind(detail)]
-        raise SqlibError("\n".join(f"{shown_path(path)}: {line}" for line in dict.fromkeys(lines))) from None
+        raise SqlibError("\n".join(f"{shown_path(path)}: {line}" for line in mistakes(model, error))) from None
+
+
+def mistakes(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """What is wrong, a line for each mistake: key, value, what was expected, the nearest valid name."""
+    lines = [_one_line(model, detail) for detail in error.errors() if _of_this_kind(detail)]
+    return list(dict.fromkeys(lines))
 
 
 def _of_this_kind(detail: dict) -> bool:

@@ -24,6 +24,7 @@ from sqlib.config import (
     check_name,
     digest,
     load_setup,
+    mistakes,
     nearest,
     read_yaml,
     validate,
@@ -173,6 +174,7 @@ def trials(study: Study, sweep: Sweep) -> list[Trial]:
         changes |= {f"{name}={label}": change for label, change in factor.values.items() if label != factor.default}
     found = []
     for dataset in datasets_of(study, sweep):
+        _run(study, sweep, dataset, sweep.setup, sweep.training, sweep.seeds[0], "budget", Override())
         variants = {BASELINE: (sweep.baseline_setup, sweep.baseline_training, Override())}
         variants |= {variant: (sweep.setup, sweep.training, change) for variant, change in changes.items()}
         for variant, (setup, training, change) in variants.items():
@@ -253,9 +255,8 @@ def _run(study, sweep, dataset, setup, training, seed, variant, change) -> Run:
     except SqlibError as error:
         raise SqlibError(f"params/sweeps/{sweep.name}.yaml: {variant}: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])).replace("parameters.", "training.")
-        raise SqlibError(f"params/sweeps/{sweep.name}.yaml: {variant}: {where}: {first['msg']}") from None
+        first = mistakes(Run, error)[0].replace("parameters.", "training.")
+        raise SqlibError(f"params/sweeps/{sweep.name}.yaml: {variant}: {first}") from None
 
 
 def _merged(base: dict, change: dict) -> dict:

@@ -105,16 +105,21 @@ def test_a_bad_sweep_is_one_clear_line(tmp_path, change, message):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ({"training": {"clip": {"begin": 1.0}}}, "clip.begin"),
-        ({"training": {"clip": {"start": -1.0}}}, "clip.start"),
-        ({"setup": {"first": {"weights": 17}}}, "setup.first.weights"),
-        ({"setup": {"weight_method": "best"}}, "weight_method"),
+        ({"training": {"clip": {"stat": 1.0}}}, r"unknown key 'training.clip.stat'; did you mean 'start'\?"),
+        ({"training": {"clip": {"start": -1.0}}}, r"training.clip.start = -1.0: should be greater than 0"),
+        ({"setup": {"first": {"weights": 17}}}, r"setup.first.weights = 17"),
+        ({"setup": {"weight_method": "swab"}}, r"weight_method = 'swab'.*did you mean 'sawb'\?"),
     ],
 )
 def test_an_impossible_value_names_its_variant_and_key(tmp_path, override, message):
     sweep = loaded(tmp_path, factors={"f": factor({"a": {}, "b": override}, "a")})
     with pytest.raises(SqlibError, match=rf"f=b: .*{message}"):
         sweeps.trials(STUDY, sweep)
+
+
+def test_a_mistake_in_the_budget_is_the_budgets(tmp_path):
+    with pytest.raises(SqlibError, match=r"s.yaml: budget: unknown key 'training.epoch'; did you mean 'epochs'\?"):
+        sweeps.trials(STUDY, loaded(tmp_path, budget={"epoch": 1}))
 
 
 @pytest.mark.parametrize(
