@@ -1,10 +1,12 @@
 """The index of a study: the question, the answer with its numbers, and the way to every page."""
 
 import base64
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlib.config import NETWORK_LAYERS, Run, Study, dataset_title
+from sqlib.claims import read_claims, signed, unit_of
+from sqlib.config import NETWORK_LAYERS, Run, SqlibError, Study, dataset_title
 from sqlib.files import write_atomically
 from sqlib.pages import check_size, render_page, table_html
 from sqlib.runs import collect, compare_page, read_result
@@ -48,7 +50,7 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         facts=_index_facts(study, provenances),
         parameters={},
         previous=None,
-        next=pages[0] if pages else None,
+        next=pages[0][:2] if pages else None,
         study=study,
         finished=len(results),
         total=len(study.runs()),
@@ -58,6 +60,7 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         tables=[
             _headline(study, title, dataset, network, rows) for title, dataset, network, rows in groups if len(rows)
         ],
+        verdicts=_verdicts(study, reports),
         pages=pages,
         grids=[_run_grid(study, title, dataset, network, reports, results) for title, dataset, network, _ in groups],
         missing=_missing(study, reports),
@@ -207,17 +210,57 @@ def _run_grid(study: Study, title: str, dataset: str, network: str, reports: Pat
     return Markup(table_html(frame, f"runs_{dataset}_{network}", caption))
 
 
-def _study_pages(study: Study, reports: Path) -> list[tuple[str, str]]:
-    names = [(f"The data: {dataset_title(name)}", f"data_{name}.html") for name in study.datasets]
-    names += [
-        (f"Comparison: {_group_title(study, dataset, network)}", f"{compare_page(study, dataset, network)}.html")
-        for dataset in study.datasets
-        for network in study.networks
+def _verdicts(study: Study, reports: Path):
+    """The verdict on each claim, data set by data set, as the claims page left them; None without that page."""
+    import pandas
+    from markupsafe import Markup
+
+    recorded = reports / "results/claims.json"
+    if not (recorded.exists() and (reports / "claims.html").exists()):
+        return None
+    try:
+        rows = read_claims(recorded)
+    except SqlibError:
+        return None  # the job that makes it says what is wrong
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        factor, unit, digits = unit_of(row["quantity"])
+        effect = "–" if math.isnan(row["effect"]) else signed(row["effect"] * factor, digits) + unit
+        column = _group_title(study, row["dataset"], row.get("network", study.networks[0]))
+        lines.setdefault(row["claim"], {})[column] = f"{row['verdict']} ({effect})"
+    if not lines:
+        return None
+    caption = "Each claim of the paper's abstract, and the verdict on it (in brackets the difference that was found)."
+    note = "Inconclusive: with so few seeds neither an effect of the size that matters nor its absence is shown."
+    frame = pandas.DataFrame.from_dict(lines, orient="index").rename_axis("claim").fillna("–")
+    return Markup(table_html(frame, "verdicts", caption, note=note))
+
+
+def _study_pages(study: Study, reports: Path) -> list[tuple[str, str, str]]:
+    """(title, file, what it answers) of the pages that are there, the ones that answer the question first."""
+    names = [
+        ("The claims and their verdicts", "claims.html", "what the abstract says, held against the evidence"),
+        ("All tables", "tables.html", "accuracy, quality of the maps, cost of deployment"),
     ]
-    names += [(f"The explanations: {dataset_title(name)}", f"explanations_{name}.html") for name in study.datasets]
-    names += [(load_sweep(name).title, f"sweep_{name}.html") for name in study.sweeps]
-    names += [("All tables", "tables.html"), ("The claims and their verdicts", "claims.html")]
-    return [(text, name) for text, name in names if (reports / name).exists()]
+    for dataset in study.datasets:
+        for network in study.networks:
+            page = f"{compare_page(study, dataset, network)}.html"
+            names.append(
+                (f"Comparison: {_group_title(study, dataset, network)}", page, "the same images under every setup")
+            )
+    names += [
+        (f"The explanations: {dataset_title(name)}", f"explanations_{name}.html", "can the maps be trusted?")
+        for name in study.datasets
+    ]
+    names += [
+        (load_sweep(name).title, f"sweep_{name}.html", "how the study's parameters were chosen")
+        for name in study.sweeps
+    ]
+    names += [
+        (f"The data: {dataset_title(name)}", f"data_{name}.html", "the images, their source and their split")
+        for name in study.datasets
+    ]
+    return [entry for entry in names if (reports / entry[1]).exists()]
 
 
 def _hero(study: Study, reports: Path) -> dict[str, object] | None:

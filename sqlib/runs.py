@@ -77,7 +77,7 @@ SOURCES = {
     "tables": ("5_tables.ipynb", "plots", "metrics", "quality_table", "stats"),
     "claims": ("6_claims.ipynb", "claims", "stats", "plots"),
     "sweep": ("7_parameters.ipynb", "sweeps", "plots"),
-    "index": ("index", "pages", "templates/*", "templates/*/*"),
+    "index": ("index", "claims", "pages", "templates/*", "templates/*/*"),
 }
 
 

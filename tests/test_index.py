@@ -88,6 +88,42 @@ def test_every_link_resolves_and_every_page_is_linked(full):
     assert made <= links
 
 
+CLAIM = {
+    "id": "a",
+    "claim": "Bits <cost> accuracy.",
+    "network": "lenet",
+    "quantity": "test_accuracy",
+    "low": None,
+    "high": None,
+}
+
+
+def test_verdicts_stand_on_the_index_once_their_page_is_there(full):
+    assert 'id="verdicts"' not in full.text
+    rows = [
+        {**CLAIM, "dataset": "mnist", "effect": -0.006, "verdict": "supported"},
+        {**CLAIM, "dataset": "fashion_mnist", "effect": None, "verdict": "inconclusive"},
+    ]
+    write_atomically(full.reports / "results/claims.json", to_json(rows))
+    (full.reports / "claims.html").write_text("the page")
+    write_index(full.study, full.reports)
+    text = full.page.read_text()
+    assert "Bits &lt;cost&gt; accuracy." in text
+    assert "<td>supported (−0.60 points)</td><td>inconclusive (–)</td>" in text
+    assert text.index('id="verdicts"') < text.index('id="pages"') < text.index('href="claims.html"')
+    write_atomically(full.reports / "results/claims.json", b"{")
+    write_index(full.study, full.reports)
+    assert 'id="verdicts"' not in full.page.read_text()
+
+
+def test_pages_that_answer_come_first(full):
+    for name in ("data_mnist", "tables", "explanations_mnist"):
+        (full.reports / f"{name}.html").write_text("a page")
+    write_index(full.study, full.reports)
+    text = full.page.read_text()
+    assert text.index('"tables.html"') < text.index('"explanations_mnist.html"') < text.index('"data_mnist.html"')
+
+
 def test_missing_and_failed_runs_are_named(full):
     assert f"<code>{full.last.id}</code>: not run yet" in full.text
     folder = full.last.folder(full.reports)
