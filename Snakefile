@@ -310,6 +310,7 @@ rule claims:
     input:
         "stamps/claims.json",
         expand("runs/{run}/{name}", run=RUNS, name=["result.json", "per_image.safetensors"]),
+        expand("runs/{run}/quality.safetensors", run=MEASURED),
     output:
         "results/claims.json",
         "claims.html",

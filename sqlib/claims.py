@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from sqlib.config import PARAMS, SqlibError, Strict, Study, nearest, read_yaml, validate
-from sqlib.runs import load_per_image, read_result
+from sqlib.config import PARAMS, SqlibError, Strict, Study, dataset_title, nearest, read_yaml, validate
+from sqlib.runs import load_per_image, load_quality, read_result
 from sqlib.stats import Interval, bootstrap, holm
 
 RULE = (
@@ -31,7 +31,18 @@ PER_IMAGE = {
 }
 """Quantities with a value for each image, and their names in `per_image.safetensors`."""
 PER_RUN = ("deletion_auc", "random_auc", "faithfulness_gap", "val_accuracy")
-"""Quantities with one value a run: their intervals are over seeds only."""
+"""Quantities with one value a run: their intervals are over seeds only, but for the gap where maps were measured."""
+MEASURED = {"faithfulness_gap": "gradient/straight_through/deletion_corner_gap"}
+"""Quantities with a value for each image where `sqlib.quality` has measured all runs, and their names there."""
+BESIDE = {
+    "gini": {"with the unclipped surrogate": "gradient/unclipped/gini"},
+    "faithfulness_gap": {
+        "with the unclipped surrogate": "gradient/unclipped/deletion_corner_gap",
+        "with the image's mean as fill": "gradient/straight_through/deletion_mean_gap",
+        "with the blurred image as fill": "gradient/straight_through/deletion_blurred_gap",
+    },
+}
+"""What is shown beside a test, without a verdict: the same difference measured in another way (`quality.safetensors`)."""
 
 
 class Side(Strict):
@@ -140,6 +151,8 @@ class Values:
     def __init__(self, study: Study, reports: Path):
         self.study, self.reports = study, Path(reports)
         self._kept: dict[tuple[str, str], np.ndarray | None] = {}
+        done = [f for run in study.runs() if ((f := run.folder(self.reports)) / "result.json").exists()]
+        self.measured = bool(done) and all((folder / "quality.safetensors").exists() for folder in done)
 
     def of(self, run_id: str, quantity: str) -> np.ndarray | None:
         """None when the run is not made. SqlibError when a file of a finished run is missing or damaged."""
@@ -151,6 +164,11 @@ class Values:
     def _read(self, folder: Path, quantity: str) -> np.ndarray | None:
         if not (folder / "result.json").exists():
             return None
+        if self.measured and (name := MEASURED.get(quantity, quantity if "/" in quantity else None)):
+            tensors = load_quality(folder)
+            # A float network has no clip: its maps are the same under both surrogates, and kept once.
+            values = tensors.get(name, tensors.get(name.replace("/unclipped/", "/straight_through/")))
+            return None if values is None else values.double().numpy()
         if quantity in PER_IMAGE:
             tensors = load_per_image(folder)
             if PER_IMAGE[quantity] not in tensors:
@@ -170,7 +188,10 @@ class Values:
     def side(self, dataset: str, network: str, side: Side, seed: int, quantity: str) -> np.ndarray | None:
         """The mean over the side's setups, image by image; None when one of its runs is not there."""
         parts = [self.of(f"{dataset}/{network}/{setup}/{side.training}/seed{seed}", quantity) for setup in side.setups]
-        return None if any(part is None for part in parts) else np.mean(parts, axis=0)
+        if any(part is None for part in parts):
+            return None
+        few = min(map(len, parts)) if "/" in quantity else None
+        return np.mean([part[:few] for part in parts], axis=0)
 
     def differences(self, dataset: str, network: str, comparison: Comparison, quantity: str) -> np.ndarray:
         """(seeds, images) a - b over the seeds that have all of the comparison's runs; (0, 0) when none has."""
@@ -179,6 +200,9 @@ class Values:
             a = self.side(dataset, network, comparison.a, seed, quantity)
             b = self.side(dataset, network, comparison.b, seed, quantity)
             if a is not None and b is not None:
+                if "/" in quantity:  # the first images of both: other surrogates are measured on fewer
+                    few = min(len(a), len(b))
+                    a, b = a[:few], b[:few]
                 if a.shape != b.shape:
                     raise SqlibError(f"{dataset}, seed {seed}: runs measured on different numbers of images")
                 rows.append(a - b)
@@ -193,7 +217,8 @@ def evaluate(claims: Claims, study: Study, reports: Path) -> list[dict[str, Any]
 
     Keys: id, claim, dataset, network, quantity, comparison (words), direction, margin, effect, low, high, n_seeds,
     n_images, p (two-sided, of no difference), p_holm, p_margin_holm (of an effect just as large as the margin), ordered,
-    verdict, overall (over all data sets), why, parts (its single setups, for the picture), rule. Unknown values are NaN.
+    verdict, overall (over all data sets), why, parts (its single setups, for the picture), beside (the same difference
+    measured otherwise, not tested: label, effect, low, high, n_seeds, n_images), rule. Unknown values are NaN.
     SqlibError when the values of a finished run are not there (published results hold them for no or few runs).
     """
     values = Values(study, reports)
@@ -203,8 +228,10 @@ def evaluate(claims: Claims, study: Study, reports: Path) -> list[dict[str, Any]
         for dataset in study.datasets:
             for network in study.networks:
 
-                def interval(comparison: Comparison, dataset=dataset, network=network, claim=claim) -> Interval:
-                    found = values.differences(dataset, network, comparison, claim.quantity)
+                def interval(
+                    comparison: Comparison, quantity=claim.quantity, dataset=dataset, network=network
+                ) -> Interval:
+                    found = values.differences(dataset, network, comparison, quantity)
                     return bootstrap(found, claims.resamples, claims.seed, claims.level) if found.size else NOTHING
 
                 found = interval(claim.comparison)
@@ -222,13 +249,25 @@ def evaluate(claims: Claims, study: Study, reports: Path) -> list[dict[str, Any]
                         "low": found.low,
                         "high": found.high,
                         "n_seeds": found.n_seeds,
-                        "n_images": found.n_images if claim.quantity in PER_IMAGE else 0,
+                        "n_images": found.n_images if found.n_images > 1 else 0,
                         "p": found.p_value(),
                         "p_margin": found.p_value(sign * claim.margin),
                         "ordered": _ordered(claim, values, dataset, network),
                         "parts": [
                             {"label": label, "effect": part.effect, "low": part.low, "high": part.high}
                             for label, part in ((name, interval(c)) for name, c in _parts(claim.comparison))
+                        ],
+                        "beside": [
+                            {
+                                "label": label,
+                                "effect": other.effect,
+                                "low": other.low,
+                                "high": other.high,
+                                "n_seeds": other.n_seeds,
+                                "n_images": other.n_images,
+                            }
+                            for label, name in BESIDE.get(claim.quantity, {}).items()
+                            if values.measured and (other := interval(claim.comparison, name)).n_seeds
                         ],
                         "rule": RULE,
                     }
@@ -258,7 +297,10 @@ def judge(row: dict[str, Any], alpha: float = 0.05) -> tuple[str, str]:
             return "inconclusive", f"there is a {row['direction']}, but it is estimated smaller than the margin"
         if row["ordered"] is False:
             return "inconclusive", "the ends differ as claimed, but the setups between are not in the claimed order"
-        return "supported", f"a {row['direction']} of at least the margin is estimated, and chance is ruled out"
+        return (
+            "supported",
+            f"a {row['direction']} of at least the margin is estimated, different from 0 after Holm's correction",
+        )
     if row["p"] < alpha:
         side = "in the claimed direction" if towards > 0 else "against the claimed direction"
         return "inconclusive", f"the interval excludes 0 {side}, but not after Holm's correction"
@@ -335,7 +377,18 @@ def read_claims(path: Path) -> list[dict[str, Any]]:
     def known(row: dict) -> dict:
         return {**row, **{k: math.nan for k in numbers if k in row and row[k] is None}}
 
-    return [{**known(row), "parts": [known(part) for part in row.get("parts", [])]} for row in rows]
+    lists = ("parts", "beside")
+    return [{**known(row), **{key: [known(part) for part in row.get(key, [])] for key in lists}} for row in rows]
+
+
+def over_all(rows: list[dict[str, Any]]) -> str:
+    """The verdict over all data sets in words, from a claim's rows: where they differ, how."""
+    found = rows[0]["overall"]
+    if len({row["verdict"] for row in rows}) < 2:
+        return found
+    return (
+        f"{found}: the data sets differ ({', '.join(dataset_title(r['dataset']) + ' ' + r['verdict'] for r in rows)})"
+    )
 
 
 # ---- shown ---------------------------------------------------------------------------------------------------------

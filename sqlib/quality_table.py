@@ -5,7 +5,7 @@ A cell is the mean over seeds and images with its 95% interval, from a bootstrap
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas
 
 GRADIENT = "gradient/straight_through"
+SENSITIVITY_CAP = 2.0
+"""A single nearly dead map can have a sensitivity of hundreds, and a mean would be about that map."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ AGREEMENT = (
 ROBUSTNESS = Measure(
     "sensitivity",
     "sensitivity ↓",
-    "0 when the map stays the same, 1 when it changes by as much as it is large; no upper end",
+    "0 when the map stays the same, 1 when it changes by as much as it is large; more than 2 counts as 2, since a nearly"
+    " dead map can change by any multiple of its size",
 )
 SANITY = (
     Measure("sanity_spearman", "Spearman with random weights ↓", "0 when nothing of the map is left, 1 when it is the same"),
@@ -111,9 +114,14 @@ class QualityValues:
         """The runs that have been measured, in the order of the study."""
         return [run for run in self.study.quality_runs() if self.tensors(run)]
 
+    def rows(self, runs: Sequence[Run], name: str) -> list[np.ndarray]:
+        """(images,) values of one quantity in each of these runs (seeds) that has it; sensitivities are capped."""
+        found = [self.tensors(run)[name] for run in runs if name in self.tensors(run)]
+        return [np.minimum(row, SENSITIVITY_CAP) for row in found] if name.endswith("/sensitivity") else found
+
     def interval(self, runs: Sequence[Run], name: str) -> Interval:
-        """Mean and interval of one quantity over these runs (seeds), those of them that have it."""
-        return _interval([self.tensors(run)[name] for run in runs if name in self.tensors(run)])
+        """Mean and interval of `rows`."""
+        return _interval(self.rows(runs, name))
 
     def agreements(self, runs: Sequence[Run], measure: str, surrogate: str = "straight_through") -> list[np.ndarray]:
         """(images,) agreement with each float run that these runs were compared with; for float runs, the ceiling."""
@@ -124,8 +132,18 @@ class QualityValues:
         ]
 
     def agreement(self, runs: Sequence[Run], measure: str, surrogate: str = "straight_through") -> Interval:
-        """Mean and interval of `agreements`. Those of float runs are pairs that share seeds: taken as independent."""
-        return _interval(self.agreements(runs, measure, surrogate))
+        """Mean and interval of `agreements`; of float runs no interval, since their pairs share seeds."""
+        found = _interval(self.agreements(runs, measure, surrogate))
+        return replace(found, low=math.nan, high=math.nan) if runs and runs[0].setup.is_float else found
+
+
+def counted(rows: Sequence[np.ndarray]) -> str:
+    """How many values there are, such as '3 × 425 to 453': seeds x images that have one (their maps are alive)."""
+    counts = [int((~np.isnan(row)).sum()) for row in rows]
+    if not counts:
+        return "–"
+    low, high = min(counts), max(counts)
+    return f"{len(counts)} × {low:,}" + (f" to {high:,}" if high > low else "")
 
 
 def _interval(rows: list[np.ndarray]) -> Interval:
@@ -148,7 +166,8 @@ def family(
     """(table to show, table to compute with) of some measures, a row for each data set, network, setup and training.
 
     kind: `<method>/<surrogate>`, or `agreement` for the agreement with the float runs. Shown: "mean [low, high]" and n as
-    seeds x images. The other one has a row a group and measure: effect, low, high, n_seeds, n_images.
+    seeds x images with a value; for the ceiling, whose pairs share seeds, the mean and in round brackets the pairs'
+    range. The other one has a row a group and measure: effect, low, high, n_seeds, n_images.
     """
     import pandas
 
@@ -163,13 +182,18 @@ def family(
         }
         cells = {}
         for measure in measures:
-            found = (
-                values.agreement(runs, measure.name)
-                if kind == "agreement"
-                else values.interval(runs, f"{kind}/{measure.name}")
-            )
-            line["n"] = f"{found.n_seeds} × {found.n_images:,}"
+            if kind == "agreement":
+                rows, found = values.agreements(runs, measure.name), values.agreement(runs, measure.name)
+            else:
+                rows, found = (
+                    values.rows(runs, f"{kind}/{measure.name}"),
+                    values.interval(runs, f"{kind}/{measure.name}"),
+                )
+            line["n"] = counted(rows)
             cells[measure.heading] = cell(found, measure.decimals)
+            if ceiling and len(rows) > 1:
+                ends = sorted(float(np.nanmean(row)) for row in rows)
+                cells[measure.heading] += f" ({ends[0]:.{measure.decimals}f} to {ends[-1]:.{measure.decimals}f})"
             long.append(
                 {
                     "dataset": dataset, "network": network, "setup": setup, "training": training,

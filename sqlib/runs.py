@@ -251,6 +251,11 @@ def load_per_image(folder: Path) -> dict[str, "torch.Tensor"]:
     return _read_tensors(Path(folder), "per_image.safetensors")
 
 
+def load_quality(folder: Path) -> dict[str, "torch.Tensor"]:
+    """The (N,) tensors of `quality.safetensors` (`sqlib.quality`); SqlibError if missing or damaged."""
+    return _read_tensors(Path(folder), "quality.safetensors")
+
+
 def _read_tensors(folder: Path, name: str) -> dict[str, "torch.Tensor"]:
     from safetensors import SafetensorError
     from safetensors.torch import load

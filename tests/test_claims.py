@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sqlib import claims as testing
 from sqlib.config import SqlibError, load_study
@@ -96,6 +97,45 @@ def test_dead_maps_are_left_out(study, plant):
     _, rows = verdicts(study, plant({"w4a4": 0.1, "mixed": 0.2, "w2a2": 0.3}, dead=40))
     assert rows["clarity"]["n_images"] == IMAGES - 40 and math.isfinite(rows["clarity"]["low"])
     assert rows["accuracy"]["n_images"] == IMAGES
+
+
+def test_where_maps_are_measured_faithfulness_has_images_and_other_measures_stand_beside(study, plant):
+    reports = plant({"w4a4": 0.1, "mixed": 0.2, "w2a2": 0.3})
+    generator = np.random.default_rng(1)
+    for run in study.runs():
+        lost = {"fp32": 0.0, "w4a4": 0.1, "mixed": 0.2, "w2a2": 0.3}[run.setup.name]
+        one = {"": 0.4 - lost, "mean": 0.3 - lost / 2, "opened": 0.5}
+        noise = 0.01 * generator.standard_normal((4, 50))
+        tensors = {
+            "gradient/straight_through/deletion_corner_gap": one[""] + noise[0],
+            "gradient/straight_through/deletion_mean_gap": one["mean"] + noise[1],
+            "gradient/straight_through/gini": 0.6 - lost + noise[2],
+        }
+        if run.setup.name != "fp32":  # fewer images, and nothing lost: the clip hid it
+            tensors |= {f"gradient/unclipped/{k}": 0.6 + noise[3][:20] for k in ("gini", "deletion_corner_gap")}
+        tensors = {name: torch.from_numpy(values).float() for name, values in tensors.items()}
+        save_file(tensors, run.folder(reports) / "quality.safetensors")
+    _, rows = verdicts(study, reports)
+    row = rows["faithfulness"]
+    assert row["effect"] == pytest.approx(-0.2, abs=0.01) and (row["n_seeds"], row["n_images"]) == (3, 50)
+    beside = {other["label"]: other for other in row["beside"]}
+    assert beside["with the image's mean as fill"]["effect"] == pytest.approx(-0.1, abs=0.01)
+    opened = {other["label"]: other for other in rows["clarity"]["beside"]}["with the unclipped surrogate"]
+    assert opened["effect"] == pytest.approx(0, abs=0.01) and opened["n_images"] == 20
+    assert "blurred" not in " ".join(beside)  # it was not measured, so nothing is shown
+    assert rows["accuracy"]["beside"] == []
+    (next(iter(study.runs())).folder(reports) / "quality.safetensors").unlink()
+    _, rows = verdicts(study, reports)
+    assert rows["faithfulness"]["n_images"] == 0 and rows["faithfulness"]["beside"] == []  # not all: none
+
+
+def test_data_sets_that_differ_are_told():
+    rows = [
+        {"dataset": d, "verdict": v, "overall": "inconclusive"}
+        for d, v in (("mnist", "contradicted"), ("fashion_mnist", "supported"))
+    ]
+    assert testing.over_all(rows) == "inconclusive: the data sets differ (MNIST contradicted, Fashion-MNIST supported)"
+    assert testing.over_all(rows[:1]) == "inconclusive"
 
 
 def test_no_runs_at_all(study, tmp_path):

@@ -55,6 +55,23 @@ def test_the_ceiling_comes_from_the_pairs_of_float_networks(reports):
     assert list(shown["setup"]) == ["fp32: the ceiling", "w2a2"]
     assert list(long["mean"]) == pytest.approx([0.8, 0.5])
     assert list(long["n_seeds"]) == [3, 3]  # three pairs of seeds; three quantised networks
+    assert shown["Spearman ↑"][0] == "0.800 (0.800 to 0.800)"  # pairs share seeds: their range, no interval
+    assert math.isnan(long["low"][0]) and not math.isnan(long["low"][1])
+
+
+def test_n_counts_living_maps_seed_by_seed():
+    nan = math.nan
+    assert quality_table.counted([np.array([1, nan, nan]), np.array([nan, 1, 2])]) == "2 × 1 to 2"
+    assert quality_table.counted([np.ones(1500), np.ones(1500)]) == "2 × 1,500"
+    assert quality_table.counted([]) == "–"
+
+
+def test_one_nearly_dead_map_does_not_make_the_sensitivity_of_all(reports):
+    values = quality_table.QualityValues(STUDY, reports)
+    run = values.measured()[0]
+    values.tensors(run)["gradient/straight_through/sensitivity"] = np.array([0.5, 764.0, math.nan], np.float32)
+    (row,) = values.rows([run], "gradient/straight_through/sensitivity")
+    assert row[:2].tolist() == [0.5, 2.0] and math.isnan(row[2])
 
 
 def test_published_models_can_be_measured_on_the_spot_and_nothing_is_written():

@@ -1,0 +1,255 @@
+"""The fault campaign: whatever happens to a study, the same command makes it whole again, with the numbers of an undisturbed one.
+
+`make test-faults` runs all of it over a micro study of two runs on a few hundred real images; FAULTS=3 limits the kills.
+Expected of every fault: nothing that was finished is lost, nothing that is damaged is believed, nothing has to be
+cleaned by hand, and the error, where there is one, is a line.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sqlib import runs
+from sqlib.config import REPOSITORY, load_study
+
+pytestmark = pytest.mark.faults
+KILLS = int(os.environ.get("FAULTS", "20"))
+MICRO = {
+    "title": "A study of seconds",
+    "datasets": ["mnist"],
+    "networks": ["lenet"],
+    "setups": ["fp32", "w2a2"],
+    "trainings": ["standard"],
+    "seeds": [0],
+    "training": {"epochs": 2, "batch_size": 32, "images": 400, "validation_images": 100},
+    "evaluation": {"images": 100, "faithfulness_images": 20},
+}
+
+
+class Study:
+    """The micro study in a folder of its own, with parameters of its own."""
+
+    def __init__(self, root: Path):
+        self.root, self.params = root, root / "params"
+        shutil.copytree(REPOSITORY / "params", self.params)
+        self.write(MICRO)
+        self.folder = root / "reports/micro"
+        self.environment = {
+            **os.environ,
+            "SQLIB_PARAMS": str(self.params),
+            "SQLIB_REPORTS": str(root / "reports"),
+        }
+
+    def write(self, content: dict) -> None:
+        (self.params / "micro.yaml").write_text(yaml.safe_dump(content))
+
+    def start(self, **more) -> subprocess.Popen:
+        command = [sys.executable, "-m", "sqlib", "reproduce", "micro"]
+        return subprocess.Popen(
+            command, env={**self.environment, **more}, cwd=REPOSITORY, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def make(self, **more) -> subprocess.CompletedProcess:
+        process = self.start(**more)
+        out, err = process.communicate(timeout=900)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def whole(self) -> dict[str, str]:
+        """Everything that must be equal after whatever happened: metrics and weights of every run, tables, verdicts."""
+        study = load_study("micro", self.params)
+        found = {}
+        for run in study.runs():
+            folder = run.folder(self.folder)
+            assert runs.fault(folder) is None
+            metrics = {k: v for k, v in runs.read_result(folder)["metrics"].items() if k != "train_seconds"}
+            found[run.id] = json.dumps(metrics, sort_keys=True)
+            found[f"{run.id} model"] = runs.read_result(folder)["files"]["model.safetensors"]
+            found[f"{run.id} packed"] = (folder / runs.PACKED).read_bytes().hex()
+        found["claims"] = (self.folder / "results/claims.json").read_text()
+        assert (self.folder / "index.html").exists()
+        return found
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """(a finished micro study that nobody changes, what must be equal)."""
+    study = Study(tmp_path_factory.mktemp("undisturbed"))
+    done = study.make()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return study, study.whole()
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+    """A copy of the finished study to be damaged."""
+    study = Study(tmp_path / "copy")
+    shutil.copytree(undisturbed[0].folder, study.folder, copy_function=shutil.copy2)
+    return study
+
+
+def children(pid: int) -> list[int]:
+    """Every process below this one, the youngest generation last."""
+    found, parents = [], [pid]
+    while parents:
+        parent = parents.pop(0)
+        try:
+            below = [int(child) for task in Path(f"/proc/{parent}/task").iterdir()
+                     for child in (task / "children").read_text().split()]  # fmt: skip
+        except OSError:
+            continue
+        found += below
+        parents += below
+    return found
+
+
+def heals(study: Study, expected: dict[str, str]) -> subprocess.CompletedProcess:
+    """The same command makes the study whole, with the same numbers, and has nothing left to do afterwards."""
+    done = study.make()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert study.whole() == expected
+    again = study.make()
+    assert again.stdout.startswith("micro: everything is up to date"), again.stdout
+    return done
+
+
+def test_kill_9_at_any_moment(undisturbed, tmp_path):
+    """Of make's process, of Snakemake, of a job or of a notebook's kernel, again and again until the study is finished."""
+    expected = undisturbed[1]
+    chance = random.Random(0)
+    study, killed = Study(tmp_path / "0"), 0
+    while killed < KILLS:
+        process = study.start()
+        time.sleep(chance.uniform(0.5, 25))
+        below = children(process.pid)
+        if process.poll() is None:
+            victim = chance.choice([process.pid, *below])
+            try:
+                os.kill(victim, signal.SIGKILL)
+                killed += 1
+            except ProcessLookupError:
+                pass
+        process.communicate(timeout=900)
+        if process.returncode == 0:  # it was finished, or got over it
+            assert study.whole() == expected
+            shutil.rmtree(study.root)
+            study = Study(tmp_path / str(killed))
+    heals(study, expected)
+
+
+DAMAGES = {
+    "result truncated": ("result.json", lambda data: data[: len(data) // 2]),
+    "result empty": ("result.json", lambda data: b""),
+    "result with another accuracy's run": ("result.json", lambda data: data.replace(b'"seed": 0', b'"seed": 1', 1)),
+    "bit flipped in the model": ("model.safetensors", lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]),
+    "model truncated": ("model.safetensors", lambda data: data[:-100]),
+    "bit flipped in the packed model": (
+        "packed.safetensors",
+        lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+    ),
+    "values truncated": ("per_image.safetensors", lambda data: data[:-1]),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_file_is_noticed_and_made_again(kind, finished, undisturbed):
+    name, damage = DAMAGES[kind]
+    run = load_study("micro", finished.params).runs()[1]
+    path = run.folder(finished.folder) / name
+    path.write_bytes(damage(path.read_bytes()))
+    heals(finished, undisturbed[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["result.json", "model.safetensors", "train.html", "packed.safetensors", "notebook.ipynb"]
+)
+def test_a_file_that_is_gone_is_made_again(name, finished, undisturbed):
+    (load_study("micro", finished.params).runs()[0].folder(finished.folder) / name).unlink()
+    if name == "notebook.ipynb":  # only the page is made from it, and that is there
+        assert finished.make().stdout.startswith("micro: everything is up to date")
+    else:
+        heals(finished, undisturbed[1])
+
+
+def test_parameters_changed_and_changed_back(finished, undisturbed):
+    finished.write({**MICRO, "training": {**MICRO["training"], "learning_rate": 1e-3}})
+    done = finished.make()
+    assert done.returncode == 0 and "2 runs to train" in done.stdout
+    assert finished.whole() != undisturbed[1]
+    finished.write(MICRO)
+    heals(finished, undisturbed[1])
+
+
+def test_a_damaged_data_file_is_fetched_again(undisturbed, tmp_path):
+    study = Study(tmp_path / "study")
+    copy = tmp_path / "data"
+    shutil.copytree(os.environ.get("SQLIB_DATA", REPOSITORY / "data"), copy)
+    study.environment["SQLIB_DATA"] = str(copy)
+    victim = next((copy / "mnist").glob("train*images*.idx"), None) or next((copy / "mnist").glob("*.idx"))
+    data = bytearray(victim.read_bytes())
+    data[1000] ^= 255
+    victim.write_bytes(data)
+    heals(study, undisturbed[1])
+
+
+def test_the_clock_moved_back(finished, undisturbed):
+    # Results that look as if they were made in the past, and stamps from the future.
+    for path in finished.folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (time.time() - 10_000, time.time() - 10_000))
+    for path in (finished.folder / "stamps").glob("*.json"):
+        os.utime(path, (time.time() + 3600, time.time() + 3600))
+    heals_or_does_nothing(finished, undisturbed[1])
+
+
+def heals_or_does_nothing(study: Study, expected: dict[str, str]) -> None:
+    done = study.make()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert study.whole() == expected
+
+
+def test_two_at_once(undisturbed, tmp_path):
+    study = Study(tmp_path / "study")
+    first = study.start()
+    time.sleep(4)
+    second = study.make()
+    assert second.returncode == 2 and "another process" in second.stderr and len(second.stderr.splitlines()) == 1
+    out, err = first.communicate(timeout=900)
+    assert first.returncode == 0, out + err
+    assert study.whole() == undisturbed[1]
+
+
+def test_a_full_disk_is_named_and_survived(undisturbed, tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        study = Study(tmp_path / "study")
+        (study.root / "reports").mkdir()
+        (study.root / "reports/micro").symlink_to(place)
+        done = study.make()
+        assert done.returncode != 0
+        assert "Traceback" not in done.stdout + done.stderr
+        assert "No space left" in done.stdout + done.stderr
+        subprocess.run(["mount", "-o", "remount,size=500m", place], check=True)
+        heals(study, undisturbed[1])
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    study = Study(tmp_path / "study")
+    (study.root / "reports").write_text("a file where the folder should be")
+    done = study.make()
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "cannot write" in done.stderr
