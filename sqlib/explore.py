@@ -34,6 +34,7 @@ IMAGES = 1000
 
 ALL, ERRORS, DISAGREEMENTS = "all images", "some setup is wrong", "setups disagree"
 FILTERS = (ALL, ERRORS, DISAGREEMENTS)
+ALL_CLASSES = -1  # a menu shows nothing for None
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ class Lab:
         images = to_float(self.data(group).test_images[:IMAGES])
         return torch.stack([predict(model, images).argmax(dim=1) for model in self.models(group).values()])
 
-    def numbers(self, group: Group, label: int | None = None, which: str = ALL) -> list[int]:
-        """The numbers of the test images of a class (None: any) that pass one of `FILTERS`."""
+    def numbers(self, group: Group, label: int = ALL_CLASSES, which: str = ALL) -> list[int]:
+        """The numbers of the test images of a class (default: any) that pass one of `FILTERS`."""
         labels, predicted = self.data(group).test_labels[:IMAGES], self.predictions(group)
-        chosen = torch.ones(len(labels), dtype=torch.bool) if label is None else labels == label
+        chosen = torch.ones(len(labels), dtype=torch.bool) if label == ALL_CLASSES else labels == label
         if which == ERRORS:
             chosen &= (predicted != labels).any(dim=0)
         elif which == DISAGREEMENTS:
@@ -343,7 +344,7 @@ class Explorer(widgets.VBox):
 
     def _fill_classes(self, group: Group) -> None:
         classes = self.lab.data(group).classes
-        self.label.options = [("all classes", None), *((name, i) for i, name in enumerate(classes))]
+        self.label.options = [("all classes", ALL_CLASSES), *((name, i) for i, name in enumerate(classes))]
 
     def _choose_images(self) -> None:
         if self.group is None:

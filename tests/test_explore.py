@@ -105,7 +105,7 @@ def test_every_method_can_be_chosen(explorer):
 def test_a_choice_without_images_or_models_says_so_and_goes_on(explorer):
     explorer.label.options = [("none", 99)]
     assert "None of the first 1,000 test images" in explorer.out.value
-    explorer.label.options = [("all classes", None)]
+    explorer.label.options = [("all classes", explore.ALL_CLASSES)]
     assert "Test image" in explorer.out.value
     explorer.seed.options = [("7", 7)]
     assert "no trained model" in explorer.note.value
