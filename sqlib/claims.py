@@ -225,6 +225,8 @@ def evaluate(claims: Claims, study: Study, reports: Path) -> list[dict[str, Any]
     rows = []
     for claim in claims.claims:
         sign = 1 if claim.direction == "rise" else -1
+        compared = {*claim.comparison.a.setups, *claim.comparison.b.setups}
+        clipped = any(setup.name in compared and not setup.is_float for setup in study.setups)
         for dataset in study.datasets:
             for network in study.networks:
 
@@ -267,7 +269,9 @@ def evaluate(claims: Claims, study: Study, reports: Path) -> list[dict[str, Any]
                                 "n_images": other.n_images,
                             }
                             for label, name in BESIDE.get(claim.quantity, {}).items()
-                            if values.measured and (other := interval(claim.comparison, name)).n_seeds
+                            if values.measured
+                            and (clipped or "/unclipped/" not in name)
+                            and (other := interval(claim.comparison, name)).n_seeds
                         ],
                         "rule": RULE,
                     }

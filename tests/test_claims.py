@@ -123,7 +123,7 @@ def test_where_maps_are_measured_faithfulness_has_images_and_other_measures_stan
     opened = {other["label"]: other for other in rows["clarity"]["beside"]}["with the unclipped surrogate"]
     assert opened["effect"] == pytest.approx(0, abs=0.01) and opened["n_images"] == 20
     assert "blurred" not in " ".join(beside)  # it was not measured, so nothing is shown
-    assert rows["accuracy"]["beside"] == []
+    assert rows["accuracy"]["beside"] == [] == rows["guided_clarity"]["beside"]  # float networks have no clip
     (next(iter(study.runs())).folder(reports) / "quality.safetensors").unlink()
     _, rows = verdicts(study, reports)
     assert rows["faithfulness"]["n_images"] == 0 and rows["faithfulness"]["beside"] == []  # not all: none
