@@ -287,7 +287,7 @@ class Explorer(widgets.VBox):
         self.seed = choice("seed", [g.seed for g in groups], str)
         self.method = choice("method", METHODS, method_title)
         self.surrogate = choice("gradient", SURROGATES, lambda name: name.replace("_", "-"))
-        self.label = widgets.Dropdown(description="class")
+        self.label = widgets.Dropdown(options=[("all classes", ALL_CLASSES)], description="class")
         self.which = choice("show", FILTERS, str)
         self.image = widgets.IntSlider(description="image", continuous_update=True, layout={"width": "420px"})
         self.blank = widgets.IntSlider(0, 0, 90, 5, description="blank top %", layout={"width": "420px"})
