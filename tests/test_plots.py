@@ -254,3 +254,15 @@ def test_a_model_agrees_with_itself():
     agreement = plots.agreement_of(model, model, images, torch.arange(6), right, count=4)
     assert agreement["images"] == 4
     assert [agreement[name] for name in plots.AGREEMENT] == pytest.approx([1, 1, 1])
+
+
+def test_the_frames_of_a_film_share_the_scales_of_the_whole_strip():
+    images = torch.rand(3, 28, 28)
+    strips = [torch.full((3, 28, 28), 1.0), torch.full((3, 28, 28), 4.0)]
+    frames = plots.film_frames(strips, images, labels=["a", "b", "c"])
+    assert len(frames) == 2 and frames[0].get_size_inches().tolist() == frames[1].get_size_inches().tolist()
+
+    def tops(fig):
+        return [image.norm.vmax for axis in fig.axes for image in axis.images if image.norm.vmax not in (None, 1.0)]
+
+    assert tops(frames[0]) == tops(frames[1]) != tops(plots.film_strip(strips[:1], images))
