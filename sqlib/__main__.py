@@ -32,7 +32,7 @@ from sqlib.driver import (
     up_to_date,
 )
 from sqlib.files import write_atomically
-from sqlib.study_pages import TIME_LIMITS, Page
+from sqlib.study_pages import Page, time_limit
 from sqlib.sweeps import trials_of
 
 # jsonschema, behind every notebook that is read, compiles a grammar of web addresses where it can import this one (0.9 s
@@ -117,7 +117,7 @@ def train(name: StudyName, run_id: RunId) -> None:
         (folder / "result.json").unlink(missing_ok=True)
         files = ["model.safetensors", "per_image.safetensors", "result.json"]
         parameters = {"study": name, "run_id": run_id, "folder": folder}
-        page.execute(parameters, [folder / name for name in files], study.threads, TIME_LIMITS["train"])
+        page.execute(parameters, [folder / name for name in files], study.threads, time_limit("train"))
         if broken := runs.fault(folder):
             raise SqlibError(f"the notebook left no valid result: {broken}")
     page.render()

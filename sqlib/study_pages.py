@@ -1,5 +1,6 @@
 """Which pages a study has: the notebook behind each, where it is kept, and the HTML made of it."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,20 @@ from sqlib.config import REPOSITORY, Run, SqlibError, Study, dataset_title
 from sqlib.sweeps import load_sweep
 
 TIME_LIMITS = {"train": 24 * 3600, "page": 3600}  # seconds for a notebook: far more than it needs, but an end
+
+
+def time_limit(kind: str) -> float:
+    """Seconds that a notebook may take: `$SQLIB_TIME_LIMIT`, or that of `TIME_LIMITS`. SqlibError for what is no time."""
+    asked = os.environ.get("SQLIB_TIME_LIMIT")
+    if not asked:
+        return TIME_LIMITS[kind]
+    try:
+        seconds = float(asked)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise SqlibError(f"SQLIB_TIME_LIMIT={asked}: expected a number of seconds, more than 0")
+    return seconds
 
 
 @dataclass
@@ -100,9 +115,7 @@ class Page:
     def reports(self) -> Path:
         return runs.reports_root() / self.study.name
 
-    def execute(
-        self, parameters: dict, required: list[Path], threads: int = 1, limit: float = TIME_LIMITS["page"]
-    ) -> None:
+    def execute(self, parameters: dict, required: list[Path], threads: int = 1, limit: float | None = None) -> None:
         """Execute the notebook; if it fails, its page shows how far it came. SqlibError as `notebook.execute`."""
         from sqlib.execution import execute
 
@@ -111,6 +124,7 @@ class Page:
             parameters["result_file"] = str(self.result)
             required = [*required, self.result]
         source = REPOSITORY / "notebooks" / self.source
+        limit = time_limit("page") if limit is None else limit
         try:
             execute(source, self.notebook, parameters, timeout=limit, required=required, threads=threads)
         except SqlibError:

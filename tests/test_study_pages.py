@@ -2,6 +2,7 @@
 
 import pytest
 
+from sqlib import study_pages
 from sqlib.__main__ import app
 from sqlib.config import SqlibError, load_study
 from sqlib.study_pages import Page
@@ -32,3 +33,14 @@ def test_a_failed_notebook_still_gives_its_page(tmp_path, monkeypatch):
     with pytest.raises(SqlibError, match="cell 3"):
         page.execute({}, [])
     assert rendered == [page.html]
+
+
+def test_the_time_limit_of_a_notebook_can_be_set(monkeypatch):
+    monkeypatch.delenv("SQLIB_TIME_LIMIT", raising=False)
+    assert study_pages.time_limit("train") > study_pages.time_limit("page") == 3600
+    monkeypatch.setenv("SQLIB_TIME_LIMIT", "90")
+    assert study_pages.time_limit("train") == study_pages.time_limit("page") == 90
+    for wrong in ("an hour", "0", "-1", "inf", "nan"):
+        monkeypatch.setenv("SQLIB_TIME_LIMIT", wrong)
+        with pytest.raises(SqlibError, match=f"SQLIB_TIME_LIMIT={wrong}: expected a number of seconds"):
+            study_pages.time_limit("page")

@@ -146,6 +146,70 @@ def test_kill_9_at_any_moment(undisturbed, tmp_path):
     heals(study, expected)
 
 
+def below(process: subprocess.Popen, word: str, patience: float = 120) -> int:
+    """The first process below this one whose command line holds the word, once there is one."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until and process.poll() is None:
+        for child in children(process.pid):
+            try:
+                command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
+            except OSError:
+                continue
+            if word in command:
+                return child
+        time.sleep(0.05)
+    raise AssertionError(f"no process with {word} came up")
+
+
+def test_a_kernel_killed_in_mid_cell_is_one_failed_job(undisturbed, tmp_path):
+    study = Study(tmp_path / "study")
+    process = study.start()
+    kernel = below(process, "ipykernel_launcher")
+    time.sleep(2)
+    os.kill(kernel, signal.SIGKILL)
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 1
+    failed = [line for line in out.splitlines() if "FAILED" in line]
+    assert len(failed) == 1 and "the kernel died" in failed[0] and "log: " in failed[0]
+    assert "failed: 1 job" in err and "Traceback" not in out + err
+    heals(study, undisturbed[1])
+
+
+def test_a_job_over_its_time_limit_is_stopped_and_named(undisturbed, tmp_path):
+    study = Study(tmp_path / "study")
+    done = study.make(SQLIB_TIME_LIMIT="1")
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    assert "stopped after 1 s, the time limit of this notebook" in done.stdout
+    heals(study, undisturbed[1])
+
+
+def test_ctrl_c_at_any_moment(undisturbed, tmp_path):
+    study, chance = Study(tmp_path / "study"), random.Random(1)
+    for _ in range(3):
+        process = study.start()
+        time.sleep(chance.uniform(3, 20))
+        jobs = children(process.pid)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        assert process.returncode == 130 and "Traceback" not in out + err
+        assert not [job for job in jobs if Path(f"/proc/{job}").exists()]
+    heals(study, undisturbed[1])
+
+
+def test_half_written_files_that_a_power_cut_leaves(finished, undisturbed):
+    # What `os.replace` had not put in place yet lies about, and what Snakemake had begun says that it is incomplete.
+    folder = load_study("micro", finished.params).runs()[0].folder(finished.folder)
+    for name in ("result.json", "notebook.ipynb", "model.safetensors"):
+        data = (folder / name).read_bytes()
+        (folder / f".{name}.abc123").write_bytes(data[: len(data) // 3])
+    (finished.folder / ".snakemake/locks").mkdir(parents=True, exist_ok=True)
+    (finished.folder / ".snakemake/locks/0.input.lock").write_text(str(folder / "result.json"))
+    (finished.folder / "tables.html").unlink()
+    heals(finished, undisturbed[1])
+
+
 DAMAGES = {
     "result truncated": ("result.json", lambda data: data[: len(data) // 2]),
     "result empty": ("result.json", lambda data: b""),
@@ -246,6 +310,21 @@ def test_a_full_disk_is_named_and_survived(undisturbed, tmp_path):
     assert "No space left" in said and "Traceback" not in said
     study.folder = tmp_path / "after"
     assert study.whole() == undisturbed[1]
+
+
+def test_a_read_only_folder_is_one_line_and_nothing_is_lost(finished, undisturbed, tmp_path):
+    """A read-only file system, which stops root, too: in a namespace of its own."""
+    place, make = finished.folder, f"'{sys.executable}' -m sqlib reproduce micro"
+    script = (
+        f"mount --bind '{place}' '{place}' && mount -o remount,ro,bind '{place}' || exit 99; {make} && exit 98; exit 0"
+    )
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        env=finished.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.returncode}: {done.stdout + done.stderr}"
+    assert len(done.stderr.splitlines()) == 1 and "Read-only file system" in done.stderr
+    heals_or_does_nothing(finished, undisturbed[1])
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
