@@ -484,7 +484,7 @@ def check(name: StudyName = "paper") -> None:
     root = runs.reports_root()
     report = against.compare_studies(study, root / study.name, REPOSITORY / "reports/reference")
     print(against.describe(report))
-    if report.moved or report.missing:
+    if report.different or report.missing:
         raise typer.Exit(1)
 
 

@@ -1,5 +1,7 @@
 """The driver reads Snakemake rightly, tells how far it is, and makes again what does not belong."""
 
+import hashlib
+import json
 import time
 
 import pytest
@@ -104,3 +106,26 @@ def test_a_result_that_does_not_belong_is_made_again(tmp_path):
     assert len(said) == 1
     assert study.runs()[0].id in said[0]
     assert driver.prepare(study, tmp_path) == []
+
+
+def test_measured_maps_that_are_damaged_are_measured_again(tmp_path):
+    study = load_study("smoke")
+    folder = study.quality_runs()[0].folder(tmp_path)
+    folder.mkdir(parents=True)
+    values, summary = folder / "quality.safetensors", folder / "quality.json"
+
+    def write(content=b"values"):
+        values.write_bytes(content)
+        summary.write_text(json.dumps({"files": {values.name: hashlib.sha256(b"values").hexdigest()}}))
+
+    write()
+    assert driver.prepare(study, tmp_path) == []
+    assert summary.exists()
+    for content, word in ((b"walues", "SHA-256"), (b"", "SHA-256")):
+        write(content)
+        (said,) = driver.prepare(study, tmp_path)
+        assert study.quality_runs()[0].id in said and word in said
+        assert not summary.exists()
+    write()
+    summary.write_text("{")
+    assert "quality.json is damaged" in driver.prepare(study, tmp_path)[0]
