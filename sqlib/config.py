@@ -388,7 +388,7 @@ LARGEST_YAML = 200_000
 """Bytes; the files of the project have a few thousand."""
 
 
-def _short(value: Any, length: int = 300) -> str:
+def short(value: Any, length: int = 300) -> str:
     """A value as text on one line, cut at `length` characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= length else f"{text[:length]} ..."
@@ -408,10 +408,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise SqlibError(f"{shown}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise SqlibError(f"{shown}: not valid YAML: {_short(error)}") from None
+        raise SqlibError(f"{shown}: not valid YAML: {short(error)}") from None
     # What PyYAML lets through: values that are not what their tag or look says (!!int "", 2026-99-99), deep nesting.
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise SqlibError(f"{shown}: not valid YAML: {_short(error)}") from None
+        raise SqlibError(f"{shown}: not valid YAML: {short(error)}") from None
     if content is None:
         raise SqlibError(f"{shown}: holds nothing: expected 'key: value' lines")
     if not isinstance(content, dict):
@@ -424,7 +424,7 @@ def check_name(kind: str, name: str) -> None:
     """SqlibError unless the name of a setup, study or sweep can name a file and a folder."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", str(name)):
         raise SqlibError(
-            f"{kind} name '{_short(name, 80)}': only letters, digits, '_', '.' and '-' may be in it (it names folders)"
+            f"{kind} name '{short(name, 80)}': only letters, digits, '_', '.' and '-' may be in it (it names folders)"
         )
 
 
@@ -455,7 +455,7 @@ def load_study(name: str, params: Path | None = None) -> Study:
     for setup in names:
         if str(setup) not in available:
             raise SqlibError(
-                f"{shown_path(path)}: setups: no file params/setups/{_short(setup, 80)}.yaml{nearest(setup, available)}"
+                f"{shown_path(path)}: setups: no file params/setups/{short(setup, 80)}.yaml{nearest(setup, available)}"
             )
     setups = [load_setup(str(setup), params / "setups") for setup in names]
     study = validate(Study, {**content, "name": name, "setups": setups}, path)
@@ -496,7 +496,7 @@ def validate(model: type[BaseModel], content: dict, path: Path):
 
 def mistakes(model: type[BaseModel], error: ValidationError) -> list[str]:
     """What is wrong, a line for each mistake: key, value, what was expected, the nearest valid name."""
-    lines = [_short(_one_line(model, detail), 600) for detail in error.errors() if _of_this_kind(detail)]
+    lines = [short(_one_line(model, detail), 600) for detail in error.errors() if _of_this_kind(detail)]
     return list(dict.fromkeys(lines))
 
 
@@ -524,7 +524,7 @@ def _one_line(model: type[BaseModel], detail: dict) -> str:
     if detail["type"] == "missing":
         return f"key '{key}' is missing"
     message = re.sub(r"^(Value error, |Input should be )", "", detail["msg"])
-    shown = "" if isinstance(value, (dict, BaseModel)) else f" = {_short(repr(value), 80)}"
+    shown = "" if isinstance(value, (dict, BaseModel)) else f" = {short(repr(value), 80)}"
     wrong = message if detail["type"] == "value_error" else f"should be {message}"
     hint = ""
     if isinstance(value, str) and detail["type"] == "literal_error":

@@ -48,7 +48,10 @@ def training_seconds(wanted: list[Run], measured: bool = True) -> list[float]:
     for run in wanted:
         kind = (run.network, run.setup.name, run.training)
         if kind not in steps:
-            steps[kind] = step_seconds(run)
+            try:
+                steps[kind] = step_seconds(run)
+            except Exception:  # a run that cannot work: its own job says why, and the others are made
+                steps[kind] = max(steps.values(), default=0.0)
         seconds = run.epochs * math.ceil(run.parameters.images / run.parameters.batch_size) * steps[kind]
         if measured:
             evaluation = run.evaluation

@@ -27,6 +27,7 @@ from sqlib.config import (
     mistakes,
     nearest,
     read_yaml,
+    short,
     validate,
 )
 from sqlib.files import reading, write_atomically
@@ -163,7 +164,7 @@ def datasets_of(study: Study, sweep: Sweep) -> list[str]:
     for name in sweep.datasets:
         if name not in study.datasets:
             where = f"params/sweeps/{sweep.name}.yaml: datasets"
-            raise SqlibError(f"{where}: study '{study.name}' has no '{name}'{nearest(name, study.datasets)}")
+            raise SqlibError(f"{where}: study '{study.name}' has no '{short(name, 80)}'{nearest(name, study.datasets)}")
     return [name for name in study.datasets if name in (sweep.datasets or study.datasets)]
 
 
@@ -243,7 +244,9 @@ def _run(study, sweep, dataset, setup, training, seed, variant, change) -> Run:
     try:
         base = study.model_copy(update={"setups": [load_setup(setup)]})
     except SqlibError as error:
-        lines = (f"params/sweeps/{sweep.name}.yaml: setup '{setup}': {line}" for line in str(error).splitlines())
+        lines = (
+            f"params/sweeps/{sweep.name}.yaml: setup '{short(setup, 80)}': {line}" for line in str(error).splitlines()
+        )
         raise SqlibError("\n".join(lines)) from None
     content = Run.make(base, dataset, study.networks[0], setup, training, seed).model_dump()
     content["parameters"] = _merged(_merged(content["parameters"], sweep.budget), change.training)

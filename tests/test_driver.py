@@ -129,3 +129,16 @@ def test_measured_maps_that_are_damaged_are_measured_again(tmp_path):
     write()
     summary.write_text("{")
     assert "quality.json is damaged" in driver.prepare(study, tmp_path)[0]
+
+
+def test_a_run_that_cannot_work_does_not_keep_the_others_from_being_planned(monkeypatch):
+    study = load_study("smoke")
+    some = [run for run in study.runs() if run.dataset == "mnist" and run.training == "standard"]
+
+    def step_seconds(run):
+        if run.setup.name == "w2a2":
+            raise ValueError("alpha = nan")
+        return 1.0
+
+    monkeypatch.setattr("sqlib.train.step_seconds", step_seconds)
+    assert len(driver.training_seconds(some)) == len(some)

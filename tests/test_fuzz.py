@@ -169,7 +169,7 @@ def hold(whole, name, content):
         return read(path)
     except SqlibError as error:
         for line in str(error).splitlines():
-            assert path.name in line or path.stem in line or str(path.parent) in line, line
+            assert path.name in line or path.stem in line or str(whole) in line, line
             assert len(line) < 1500
         return str(error)
     finally:
