@@ -76,6 +76,12 @@ class LayerBits(Strict):
         return value if value is None else _check_bits(value, 1)
 
 
+NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+Name = Annotated[
+    str, Field(pattern=f"^{NAME}$", max_length=100, description="it names a folder, and stands in every page")
+]
+
+
 class Setup(Strict):
     """A bit-width assignment: `params/setups/<name>.yaml`.
 
@@ -83,7 +89,7 @@ class Setup(Strict):
     then `default`. The last layer's output are the logits, which are never quantised.
     """
 
-    name: str
+    name: Name
     title: str
     default: LayerBits
     first: LayerBits = LayerBits()
@@ -226,7 +232,7 @@ def _choices(kind: str, known: tuple[str, ...]):
 class Study(Strict):
     """A grid of runs and what they share: `params/<name>.yaml`, its setups resolved."""
 
-    name: str
+    name: Name
     title: str
     datasets: list[str]
     networks: list[str] = ["lenet"]
@@ -422,7 +428,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def check_name(kind: str, name: str) -> None:
     """SqlibError unless the name of a setup, study or sweep can name a file and a folder."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", str(name)):
+    if not re.fullmatch(NAME, str(name)):
         raise SqlibError(
             f"{kind} name '{short(name, 80)}': only letters, digits, '_', '.' and '-' may be in it (it names folders)"
         )

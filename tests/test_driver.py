@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import sys
 import time
 
 import pytest
 
 from sqlib import driver
-from sqlib.config import load_study
+from sqlib.config import REPOSITORY, load_study
+from sqlib.sweeps import trials_of
 
 OUTPUT = """\
 Building DAG of jobs...
@@ -142,3 +144,33 @@ def test_a_run_that_cannot_work_does_not_keep_the_others_from_being_planned(monk
 
     monkeypatch.setattr("sqlib.train.step_seconds", step_seconds)
     assert len(driver.training_seconds(some)) == len(some)
+
+
+# ---- what Snakemake would make ---------------------------------------------------------------------------------------
+
+
+def dry_run(reports, *config):
+    """{rule: targets} of the jobs that a dry run of `smoke` plans."""
+    study = load_study("smoke")
+    driver.prepare(study, reports / "smoke")
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"),
+        *("--profile", REPOSITORY / "profiles/local", "--directory", reports / "smoke", "--nocolor", "--nolock"),
+        *("--cores", "1", "--config", "study=smoke", *config),
+    ]
+    planned = {}
+    for job in driver.pending([str(part) for part in command], reports / "log").values():
+        planned.setdefault(job.rule, []).append(job.target)
+    return planned
+
+
+def test_sweeps_are_planned_only_where_they_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
+    without, asked = dry_run(tmp_path), dry_run(tmp_path, "sweeps=true")
+    assert "trial" not in without and "sweep" not in without
+    assert sorted(asked.pop("trial")) == sorted(trial.id for trial in trials_of(load_study("smoke")))
+    assert asked.pop("sweep") == ["quick"]
+    assert {rule: sorted(targets) for rule, targets in asked.items()} == {
+        rule: sorted(targets) for rule, targets in without.items()
+    }
+    assert len(without["train"]) == len(load_study("smoke").runs())
