@@ -85,8 +85,8 @@ class _Sanity(BaseModel):
 class _Method(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
-    clarity: dict[str, _Mean]
-    faithfulness: dict[str, dict[str, dict[str, Any]]]
+    clarity: dict[str, _Mean] = {}
+    faithfulness: dict[str, dict[str, dict[str, Any]]] = {}
     sanity: _Sanity
 
 
@@ -95,11 +95,11 @@ class _Quality(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    parameters: dict[str, int | float]
-    fractions: list[float]
+    parameters: dict[str, int | float] = {}
+    fractions: list[float] = []
     methods: dict[str, dict[str, _Method]]
-    random_curves: dict[str, dict[str, list[float]]]
-    agreement: dict[str, dict[str, dict[str, _Mean]]]
+    random_curves: dict[str, dict[str, list[float]]] = {}
+    agreement: dict[str, dict[str, dict[str, _Mean]]] = {}
     files: dict[str, str] = {}
 
 
