@@ -383,6 +383,11 @@ def reproduce(
             write_index(study)
             problems(progress, code, log)
             print(f"what there is: {page}; type the same command to try again", file=sys.stderr)
+            if any(job.rule == "train" for number, job in jobs.items() if number in progress.failed):
+                print(
+                    f"'make reports STUDY={name}' makes the tables and comparisons of the runs there are",
+                    file=sys.stderr,
+                )
             raise typer.Exit(1)
         print(f"{name}: done in {duration(time.monotonic() - progress.started)}: {page}")
 
@@ -484,7 +489,7 @@ def check(name: StudyName = "paper") -> None:
     root = runs.reports_root()
     report = against.compare_studies(study, root / study.name, REPOSITORY / "reports/reference")
     print(against.describe(report))
-    if report.moved or report.missing:
+    if report.different or report.missing:
         raise typer.Exit(1)
 
 

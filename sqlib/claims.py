@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from sqlib.config import PARAMS, SqlibError, Strict, Study, dataset_title, nearest, read_yaml, validate
 from sqlib.runs import load_per_image, load_quality, read_result
@@ -139,7 +139,9 @@ def _entry(model: type, content: dict, path: Path, place: str):
     try:
         return validate(model, content, path)
     except SqlibError as error:
-        raise SqlibError(str(error).replace(": ", f": {place} ({content.get('id', 'no id')}): ", 1)) from None
+        name = " ".join(str(content.get("id", "no id")).split())[:60]
+        lines = (line.replace(": ", f": {place} ({name}): ", 1) for line in str(error).splitlines())
+        raise SqlibError("\n".join(lines)) from None
 
 
 # ---- the numbers ---------------------------------------------------------------------------------------------------
@@ -365,17 +367,45 @@ def complete(study: Study, reports: Path) -> bool:
     return bool(done) and all((folder / "per_image.safetensors").exists() for folder in done)
 
 
+class _Effect(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    effect: float | None
+    low: float | None
+    high: float | None
+
+
+class _Part(_Effect):
+    label: str
+
+
+class _Recorded(_Effect):
+    """What readers of `results/claims.json` rely on in each row; null is a value that is not known."""
+
+    id: str
+    claim: str
+    dataset: str
+    quantity: str
+    verdict: Literal["supported", "contradicted", "inconclusive"]
+    network: str = ""
+    parts: list[_Part] = []
+    beside: list[_Part] = []
+
+
 def read_claims(path: Path) -> list[dict[str, Any]]:
     """The rows of a `results/claims.json`, null as NaN; SqlibError when there is none or it is not such a list."""
     try:
         rows = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise SqlibError(f"{path}: no such file, and the values per image to make it are not here either") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SqlibError(f"{path}: cannot be read: {error}") from None
-    needed = {"id", "claim", "dataset", "quantity", "effect", "low", "high", "verdict"}
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and needed <= set(row) for row in rows):
-        raise SqlibError(f"{path}: damaged: expected a list of claims with {', '.join(sorted(needed))}")
+    try:
+        TypeAdapter(list[_Recorded]).validate_python(rows)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"[{part!r}]"[:60] for part in first["loc"])
+        raise SqlibError(f"{path}: damaged: expected a list of claims: {where}: {first['msg']}") from None
     numbers = ("effect", "low", "high", "p", "p_margin", "p_holm", "p_margin_holm")
 
     def known(row: dict) -> dict:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,7 +46,7 @@ class SqlibError(Exception):
 
 class Strict(BaseModel):
     # Strict: no "1e-3" taken for a number, no "yes" for a truth value; unknown keys are errors.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _check_bits(value: int, lowest: int) -> int:
@@ -75,6 +76,12 @@ class LayerBits(Strict):
         return value if value is None else _check_bits(value, 1)
 
 
+NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+Name = Annotated[
+    str, Field(pattern=f"^{NAME}$", max_length=100, description="it names a folder, and stands in every page")
+]
+
+
 class Setup(Strict):
     """A bit-width assignment: `params/setups/<name>.yaml`.
 
@@ -82,7 +89,7 @@ class Setup(Strict):
     then `default`. The last layer's output are the logits, which are never quantised.
     """
 
-    name: str
+    name: Name
     title: str
     default: LayerBits
     first: LayerBits = LayerBits()
@@ -225,7 +232,7 @@ def _choices(kind: str, known: tuple[str, ...]):
 class Study(Strict):
     """A grid of runs and what they share: `params/<name>.yaml`, its setups resolved."""
 
-    name: str
+    name: Name
     title: str
     datasets: list[str]
     networks: list[str] = ["lenet"]
@@ -353,13 +360,26 @@ def nearest(word: str, known) -> str:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML with 1e-3 read as the number it is (YAML 1.1 takes it for text), and a key given twice refused."""
+    """YAML with 1e-3 read as the number it is (YAML 1.1 takes it for text), a key given twice refused, and aliases, too.
+
+    (Lists of aliases to lists of aliases ... make a value of terabytes from a file of a few lines.)
+    """
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):  # else the call below says what is wrong
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
+                seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -370,11 +390,23 @@ _UniqueKeyLoader.add_implicit_resolver(
 )
 
 
+LARGEST_YAML = 200_000
+"""Bytes; the files of the project have a few thousand."""
+
+
+def short(value: Any, length: int = 300) -> str:
+    """A value as text on one line, cut at `length` characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= length else f"{text[:length]} ..."
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises SqlibError when there is none."""
     path = Path(path)
     shown = shown_path(path)
     try:
+        if path.stat().st_size > LARGEST_YAML:
+            raise SqlibError(f"{shown}: larger than {LARGEST_YAML // 1000} kB, so no file of parameters")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
@@ -382,7 +414,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise SqlibError(f"{shown}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise SqlibError(f"{shown}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise SqlibError(f"{shown}: not valid YAML: {short(error)}") from None
+    # What PyYAML lets through: values that are not what their tag or look says (!!int "", 2026-99-99), deep nesting.
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise SqlibError(f"{shown}: not valid YAML: {short(error)}") from None
     if content is None:
         raise SqlibError(f"{shown}: holds nothing: expected 'key: value' lines")
     if not isinstance(content, dict):
@@ -393,9 +428,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def check_name(kind: str, name: str) -> None:
     """SqlibError unless the name of a setup, study or sweep can name a file and a folder."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", str(name)):
+    if not re.fullmatch(NAME, str(name)):
         raise SqlibError(
-            f"{kind} name '{name}': only letters, digits, '_', '.' and '-' may be in it (it names folders)"
+            f"{kind} name '{short(name, 80)}': only letters, digits, '_', '.' and '-' may be in it (it names folders)"
         )
 
 
@@ -426,7 +461,7 @@ def load_study(name: str, params: Path | None = None) -> Study:
     for setup in names:
         if str(setup) not in available:
             raise SqlibError(
-                f"{shown_path(path)}: setups: no file params/setups/{setup}.yaml{nearest(setup, available)}"
+                f"{shown_path(path)}: setups: no file params/setups/{short(setup, 80)}.yaml{nearest(setup, available)}"
             )
     setups = [load_setup(str(setup), params / "setups") for setup in names]
     study = validate(Study, {**content, "name": name, "setups": setups}, path)
@@ -467,12 +502,14 @@ def validate(model: type[BaseModel], content: dict, path: Path):
 
 def mistakes(model: type[BaseModel], error: ValidationError) -> list[str]:
     """What is wrong, a line for each mistake: key, value, what was expected, the nearest valid name."""
-    lines = [_one_line(model, detail) for detail in error.errors() if _of_this_kind(detail)]
+    lines = [short(_one_line(model, detail), 600) for detail in error.errors() if _of_this_kind(detail)]
     return list(dict.fromkeys(lines))
 
 
 def _of_this_kind(detail: dict) -> bool:
     """Where a value may be a number or a mapping, pydantic complains on behalf of both: keep the one that was meant."""
+    if detail["type"] == "extra_forbidden":
+        return True
     branch = str(detail["loc"][-1]) if detail["loc"] else ""
     is_mapping = isinstance(detail.get("input"), dict)
     return not (branch.startswith("dict[") and not is_mapping) and not (
@@ -483,15 +520,17 @@ def _of_this_kind(detail: dict) -> bool:
 def _one_line(model: type[BaseModel], detail: dict) -> str:
     location = [str(part) for part in detail["loc"]]
     # pydantic names the members of a union in the location; they mean nothing to the reader of a YAML file.
-    location = [part for part in location if not re.match(r"^(int|constrained|dict\[|function)", part)]
-    key = ".".join(location)
+    unions = r"(int|constrained-.*|dict\[.*|function-.*)"
+    *above, last = location or [""]
+    above = [part for part in above if not re.fullmatch(unions, part)]
+    if detail["type"] == "extra_forbidden":  # a key of the user's own, whatever it is called
+        return f"unknown key '{'.'.join([*above, last])}'{nearest(last, _keys_at(model, above))}"
+    key = ".".join(above if re.fullmatch(unions, last) else [*above, last])
     value = detail.get("input")
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{nearest(location[-1], _keys_at(model, location[:-1]))}"
     if detail["type"] == "missing":
         return f"key '{key}' is missing"
     message = re.sub(r"^(Value error, |Input should be )", "", detail["msg"])
-    shown = "" if isinstance(value, (dict, BaseModel)) else f" = {value!r}"
+    shown = "" if isinstance(value, (dict, BaseModel)) else f" = {short(repr(value), 80)}"
     wrong = message if detail["type"] == "value_error" else f"should be {message}"
     hint = ""
     if isinstance(value, str) and detail["type"] == "literal_error":

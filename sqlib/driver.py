@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import hashlib
 import math
 import os
 import re
@@ -47,7 +48,10 @@ def training_seconds(wanted: list[Run], measured: bool = True) -> list[float]:
     for run in wanted:
         kind = (run.network, run.setup.name, run.training)
         if kind not in steps:
-            steps[kind] = step_seconds(run)
+            try:
+                steps[kind] = step_seconds(run)
+            except Exception:  # a run that cannot work: its own job says why, and the others are made
+                steps[kind] = max(steps.values(), default=0.0)
         seconds = run.epochs * math.ceil(run.parameters.images / run.parameters.batch_size) * steps[kind]
         if measured:
             evaluation = run.evaluation
@@ -144,7 +148,25 @@ def prepare(study: Study, reports: Path) -> list[str]:
         settle(trial, reports)
     if len(said) > 3:
         said = [*said[:2], f"... and {len(said) - 2} more runs are trained again, for the like reasons"]
+    for run in study.quality_runs():
+        if fault := maps_fault(run.folder(reports)):
+            (run.folder(reports) / "quality.json").unlink(missing_ok=True)
+            said.append(f"{run.id}: {fault}; its maps are measured again")
     return said
+
+
+def maps_fault(folder: Path) -> str | None:
+    """Why what was measured on a run's maps cannot be believed, in a few words; None if it can, or is not there."""
+    values, summary = folder / "quality.safetensors", folder / "quality.json"
+    if not (values.exists() and summary.exists()):
+        return None
+    try:
+        stated = runs.read_json(summary).get("files")
+    except SqlibError:
+        return "quality.json is damaged"
+    if not isinstance(stated, dict) or hashlib.sha256(values.read_bytes()).hexdigest() != stated.get(values.name):
+        return "quality.safetensors is damaged (its SHA-256 is not the one in quality.json)"
+    return None
 
 
 @dataclass

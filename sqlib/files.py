@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlib.config import SqlibError
@@ -36,3 +38,15 @@ def write_atomically(path: Path, content: bytes, advice: str = "") -> None:
 def cannot_write(path: Path, error: OSError, advice: str = "") -> SqlibError:
     """One sentence about a folder or file that cannot be written, and what to do."""
     return SqlibError(f"cannot write {path}: {error.strerror or error}{f'. {advice}' if advice else ''}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong while a file's content is looked at that is not as expected, as a SqlibError that names the file."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SqlibError(
+            f"{path}: damaged: not the content expected there ({type(error).__name__}: {reason})"
+        ) from None

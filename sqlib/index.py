@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,7 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         pages=pages,
         grids=[_run_grid(study, title, dataset, network, reports, results) for title, dataset, network, _ in groups],
         missing=_missing(study, reports),
+        absent=sum(not _finished(run, reports) for run in study.runs()),
         command=f"make reproduce STUDY={study.name}",
         has_heading=True,
     )
@@ -285,29 +287,64 @@ def _hero(study: Study, reports: Path) -> dict[str, object] | None:
     return None
 
 
-def _missing(study: Study, reports: Path) -> list[dict]:
-    """Runs without a result: what is known of each, and the files to look at."""
+def _missing(study: Study, reports: Path):
+    """The table of runs without a result and of other jobs that failed: cell, error, and the files to look at; or None."""
+    import pandas
+    from markupsafe import Markup, escape
+
+    def links(name: str, files: dict[str, Path]) -> Markup:
+        there = {word: path.relative_to(reports).as_posix() for word, path in files.items() if path.exists()}
+        found = (
+            f'<a href="{escape(at)}" aria-label="{word} of {escape(name)}">{word}</a>' for word, at in there.items()
+        )
+        return Markup(", ".join(found) or "–")
+
+    lines = []
+    for run in study.runs():
+        if not _finished(run, reports):
+            folder, log = run.folder(reports), reports / "logs" / run.id / "train.log"
+            files = {"log": log, "notebook": folder / "notebook.ipynb", "page": folder / "train.html"}
+            cell, error = _last_error(files["notebook"], log)
+            lines.append({"run": run.id, "cell": cell, "error": error, "see": links(run.id, files)})
+    for log in sorted((reports / "logs").rglob("*.log")):
+        name = log.relative_to(reports / "logs").with_suffix("")
+        if name.name in ("train", "reproduce", "index") or not _errors(log):
+            continue
+        own = reports / "runs" / name if name.name == "saliency" else reports / "notebooks" / name
+        files = {"log": log, "notebook": own.with_suffix(".ipynb")}
+        cell, error = _last_error(files["notebook"], log)
+        lines.append({"run": name.as_posix(), "cell": cell, "error": error, "see": links(name.as_posix(), files)})
+    if not lines:
+        return None
+    frame = pandas.DataFrame(lines).rename(columns={"run": "run or job"}).set_index("run or job")
+    return Markup(table_html(frame, "failed", "Runs without a result and jobs that failed, with their last error."))
+
+
+def _errors(log: Path) -> list[str]:
+    """The errors in a job's log, one line each. (A log is that of the last attempt only.)"""
+    try:
+        return re.findall(r"^error: (.*)$", log.read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE)
+    except OSError:
+        return []
+
+
+def _last_error(executed: Path, log: Path) -> tuple[str, str]:
+    """(the cell that failed, the first line of its error) of a job that left no result, as its notebook or its log says."""
     import nbformat
 
-    missing = []
-    for run in study.runs():
-        if _finished(run, reports):
-            continue
-        folder = run.folder(reports)
-        executed, error = folder / "notebook.ipynb", "not run yet"
-        if executed.exists():
-            error = "stopped before its end"
-            try:
-                outputs = [o for cell in nbformat.read(executed, as_version=4).cells for o in cell.get("outputs", [])]
-            except Exception:
-                outputs = []
-            for output in outputs:
-                if output.output_type == "error":
-                    error = f"{output.ename}: {output.evalue}"
-        logs = [path for path in (reports / "logs" / run.id / "train.log", executed) if path.exists()]
-        addresses = [path.relative_to(reports).as_posix() for path in logs]
-        missing.append({"id": run.id, "error": " ".join(error.split()), "logs": addresses})
-    return missing
+    try:
+        cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
+    except Exception:
+        cells = []
+    for number, cell in reversed(list(enumerate(cells, 1))):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                code = [line.strip() for line in cell.source.splitlines() if line.strip() and line.strip()[0] != "#"]
+                error = next((line.strip() for line in str(output.evalue).splitlines() if line.strip()), "")
+                return f"{number}: {code[0][:60]}" if code else str(number), f"{output.ename}: {error}"[:300]
+    if errors := _errors(log):
+        return "–", errors[-1][:300]
+    return "–", "stopped before its end" if executed.exists() or log.exists() else "not run yet"
 
 
 def _index_facts(study: Study, provenances: list[dict]) -> dict[str, str]:

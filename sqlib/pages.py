@@ -1,6 +1,7 @@
 """Pages: executed notebooks and tables as HTML that opens anywhere, with no script and nothing remote."""
 
 import ast
+import html as entities
 import math
 import re
 import warnings
@@ -56,6 +57,7 @@ def render(
         mermaid_js_url="",
     )
     body, _ = exporter.from_notebook_node(content, resources={"failed": failed})
+    body = _ADDRESS.sub(_plain_address, body)
     page = render_page(
         "page.html.j2",
         title=title,
@@ -69,6 +71,17 @@ def render(
     )
     write_atomically(Path(html), page.encode())
     check_size(html)
+
+
+_ADDRESS = re.compile(r'(<[a-z][^<>]*?\s(?:href|src)=")([^"]*)"', re.IGNORECASE)
+
+
+def _plain_address(found: re.Match) -> str:
+    """An address in a page, unless it is code (`javascript:`), as a Markdown link in the words of a claim could be."""
+    address = re.sub(r"[\s\x00-\x1f]", "", entities.unescape(found[2])).lower()
+    scheme = re.match(r"[a-z][a-z0-9+.-]*:", address)
+    harmless = scheme is None or scheme[0] in ("http:", "https:", "mailto:") or address.startswith("data:image/")
+    return found[0] if harmless else f'{found[1]}#"'
 
 
 def render_page(template: str, body: str = "", **values) -> str:

@@ -20,6 +20,7 @@ from matplotlib.patheffects import withStroke
 from scipy.ndimage import binary_fill_holes, binary_opening
 
 from sqlib.config import SqlibError, Study, dataset_title, load_study
+from sqlib.files import reading
 from sqlib.metrics import DEAD_BELOW, spearman, ssim, top_iou
 from sqlib.runs import collect, read_json, reports_root
 from sqlib.saliency import saliency_map
@@ -721,8 +722,9 @@ def runs_of(study: Study, reports: Path) -> "tuple[pandas.DataFrame, list[str], 
     listed = []
     wanted = {(r.dataset, r.network, r.setup.name, r.training, r.seed): r.id for r in study.runs()}
     if table.exists():
-        known = pandas.read_csv(table)
-        at = [tuple(row) for row in known[keys].itertuples(index=False, name=None)]
+        with reading(table):
+            known = pandas.read_csv(table)
+            at = [tuple(row) for row in known[keys].itertuples(index=False, name=None)]
         only = [key in wanted and key not in found for key in at]
         listed = [wanted[key] for key, chosen in zip(at, only, strict=True) if chosen]
         if listed:
@@ -750,11 +752,12 @@ def deployed_of(study: Study, reports: Path):
                 "setup": run.setup.name,
                 "training": f"{training_title(run.training)}, seed {run.seed}",
             }
-            for form, words in (("packed", "integer model"), ("onnx", "ONNX")):
-                part = found[form]
-                row[f"{words}, same predictions"] = f"{part['same_predictions']:,} of {part['images']:,}"
-                row[f"{words}, logits"] = f"{part['largest_relative']:.1e}" if part["largest_relative"] else "0"
-                row[f"{words}, file, kB"] = f"{part['bytes'] / 1000:,.1f}"
+            with reading(Path(reports) / "results" / f"deployed_{run.dataset}.json"):
+                for form, words in (("packed", "integer model"), ("onnx", "ONNX")):
+                    part = found[form]
+                    row[f"{words}, same predictions"] = f"{part['same_predictions']:,} of {part['images']:,}"
+                    row[f"{words}, logits"] = f"{part['largest_relative']:.1e}" if part["largest_relative"] else "0"
+                    row[f"{words}, file, kB"] = f"{part['bytes'] / 1000:,.1f}"
             rows.append(row)
     return pandas.DataFrame(rows)
 

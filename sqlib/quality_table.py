@@ -3,6 +3,7 @@
 A cell is the mean over seeds and images with its 95% interval, from a bootstrap over both (`sqlib.stats`).
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sqlib.config import Quality, Run, Study, dataset_title
+from sqlib.config import Quality, Run, SqlibError, Study, dataset_title
 from sqlib.plots import training_title
 from sqlib.runs import read_json
 from sqlib.stats import Interval, bootstrap
@@ -64,6 +66,55 @@ SANITY = (
 )  # fmt: skip
 
 
+class _Mean(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    mean: float | None
+    n: int
+
+
+class _Sanity(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    spearman: _Mean
+    spearman_foreground: _Mean
+    flagged: bool
+    flagged_foreground: bool
+
+
+class _Method(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    clarity: dict[str, _Mean] = {}
+    faithfulness: dict[str, dict[str, dict[str, Any]]] = {}
+    sanity: _Sanity
+
+
+class _Quality(BaseModel):
+    """What readers of `quality.json` rely on; see `sqlib.quality.measure_quality`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    parameters: dict[str, int | float] = {}
+    fractions: list[float] = []
+    methods: dict[str, dict[str, _Method]]
+    random_curves: dict[str, dict[str, list[float]]] = {}
+    agreement: dict[str, dict[str, dict[str, _Mean]]] = {}
+    files: dict[str, str] = {}
+
+
+def read_quality(path: Path) -> dict[str, Any]:
+    """The content of a `quality.json`; SqlibError if it is missing, damaged or not as `measure_quality` writes it."""
+    content = read_json(path)
+    try:
+        _Quality.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(repr, first["loc"]))
+        raise SqlibError(f"{path}: damaged: {where[:120]}: {first['msg'][:120]}") from None
+    return content
+
+
 class QualityValues:
     """The values of a study's measured runs, each file read once."""
 
@@ -75,18 +126,34 @@ class QualityValues:
     def tensors(self, run: Run) -> dict[str, np.ndarray]:
         """The per-image values of a run by name; empty when it is not measured."""
         if run.id not in self._tensors:
-            from safetensors.numpy import load_file
-
             path = run.folder(self.reports) / "quality.safetensors"
-            self._tensors[run.id] = load_file(path) if path.exists() else {}
+            self._tensors[run.id] = self._read(run, path) if path.exists() else {}
         return self._tensors[run.id]
 
     def summary(self, run: Run) -> dict[str, Any]:
         """`quality.json` of a run; empty when it is not measured."""
         if run.id not in self._summaries:
             path = run.folder(self.reports) / "quality.json"
-            self._summaries[run.id] = read_json(path) if path.exists() else {}
+            self._summaries[run.id] = read_quality(path) if path.exists() else {}
         return self._summaries[run.id]
+
+    def _read(self, run: Run, path: Path) -> dict[str, np.ndarray]:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        content, stated = path.read_bytes(), self.summary(run).get("files", {}).get(path.name)
+        if stated is not None and hashlib.sha256(content).hexdigest() != stated:
+            raise SqlibError(f"{path}: damaged: its SHA-256 is not the one in quality.json")
+        try:
+            tensors = load(content)
+        except (SafetensorError, ValueError, LookupError, TypeError) as error:
+            raise SqlibError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
+        for name, values in tensors.items():
+            if values.ndim != 1 or values.dtype != np.float32:
+                raise SqlibError(
+                    f"{path}: damaged: {name[:80]!r} is {values.dtype} {values.shape}, not float32 (images,)"
+                )
+        return tensors
 
     def measure(self, run: Run, images: int) -> None:
         """Measure the gradient maps of a run now, on few images, and keep the values here and nowhere else.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from sqlib.config import REPORTS, REPOSITORY, Run, SqlibError, Study, digest
-from sqlib.files import write_atomically
+from sqlib.files import reading, write_atomically
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
     import pandas
@@ -105,10 +105,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; SqlibError if it is missing, unreadable or not an object."""
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(Path(path).read_bytes(), parse_constant=_no_number)
     except FileNotFoundError:
         raise SqlibError(f"{path}: no such file") from None
     except OSError as error:
@@ -182,6 +186,13 @@ def save_run(
     pack(model, folder / PACKED)
 
 
+# What readers rely on; all of it may be missing or null.
+_ORIGIN = {
+    "git": dict, "packages": dict, "data": dict, "cpu": str, "platform": str, "python": str, "precision": str, "device": str,
+    "started": str, "ended": str, "seconds": int | float,
+}  # fmt: skip
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """The content of a run folder's `result.json`; SqlibError if it is missing or malformed."""
     path = Path(folder) / "result.json"
@@ -195,8 +206,19 @@ def read_result(folder: Path) -> dict[str, Any]:
         if not isinstance(result.get(key), kind):
             raise SqlibError(f"{path}: malformed: '{key}' is missing or not {kind.__name__}")
     for name, value in result["metrics"].items():
-        if isinstance(value, bool) or not (value is None or isinstance(value, int | float)):
-            raise SqlibError(f"{path}: malformed: metrics.{name} is not a number")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+        if not (number or value is None):
+            raise SqlibError(f"{path}: malformed: metrics.{' '.join(name.split())[:80]} is not a number")
+    files = result.get("files", {})  # hashed by `fault`: nothing but a run's own may be named
+    known = isinstance(files, dict) and files.keys() <= {"model.safetensors", "per_image.safetensors"}
+    if not known or not all(isinstance(stated, str) for stated in files.values()):
+        raise SqlibError(f"{path}: malformed: 'files' is not the SHA-256 of each of the run's files")
+    origin = result["provenance"]
+    for key, kind in _ORIGIN.items():
+        if not isinstance(origin.get(key), kind | None):
+            raise SqlibError(f"{path}: malformed: provenance.{key} is not {kind}")
+    if not isinstance((origin.get("git") or {}).get("revision", ""), str):
+        raise SqlibError(f"{path}: malformed: provenance.git.revision is not a text")
     return result
 
 
@@ -207,7 +229,7 @@ def run_of(folder: Path) -> Run:
         run = Run.model_validate(result["run"])
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = " ".join(".".join(map(str, first["loc"])).split())[:120]
         raise SqlibError(f"{folder}/result.json: malformed: run.{where}: {first['msg']}") from None
     if digest(run) != result["digest"]:
         raise SqlibError(f"{folder}/result.json: altered: its parameters do not have the digest it states")
@@ -276,7 +298,7 @@ def _read_tensors(folder: Path, name: str) -> dict[str, "torch.Tensor"]:
     except OSError as error:
         raise SqlibError(f"{folder / name}: cannot be read: {error.strerror}") from None
     except (SafetensorError, ValueError, KeyError) as error:
-        raise SqlibError(f"{folder / name}: damaged: {error}") from None
+        raise SqlibError(f"{folder / name}: damaged: {' '.join(str(error).split())[:200]}") from None
 
 
 def fault(folder: Path) -> str | None:
@@ -394,11 +416,13 @@ def _post_training(results: Path) -> dict[tuple, dict[str, float]]:
     """What post-training quantisation of the float runs gave, by (dataset, network, setup, training, seed) it stands beside."""
     found = {}
     for path in results.glob("post_training_*.json"):
-        for run_id, setups in read_json(path).items():
-            dataset, network, _, training, seed = run_id.split("/")
-            for setup, measured in setups.items():
-                values = {f"post_training_{key}": measured[key] for key in ("accuracy", "dead_map_rate", "gini")}
-                found[dataset, network, setup, training, int(seed.removeprefix("seed"))] = values
+        with reading(path):
+            for run_id, setups in read_json(path).items():
+                dataset, network, _, training, seed = run_id.split("/")
+                for setup, measured in setups.items():
+                    values = {key: measured[key] for key in ("accuracy", "dead_map_rate", "gini")}
+                    values = {f"post_training_{key}": None if v is None else float(v) for key, v in values.items()}
+                    found[dataset, network, setup, training, int(seed.removeprefix("seed"))] = values
     return found
 
 

@@ -27,9 +27,10 @@ from sqlib.config import (
     mistakes,
     nearest,
     read_yaml,
+    short,
     validate,
 )
-from sqlib.files import write_atomically
+from sqlib.files import reading, write_atomically
 from sqlib.runs import fault, provenance, read_json, read_result, sources_of, to_json
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def datasets_of(study: Study, sweep: Sweep) -> list[str]:
     for name in sweep.datasets:
         if name not in study.datasets:
             where = f"params/sweeps/{sweep.name}.yaml: datasets"
-            raise SqlibError(f"{where}: study '{study.name}' has no '{name}'{nearest(name, study.datasets)}")
+            raise SqlibError(f"{where}: study '{study.name}' has no '{short(name, 80)}'{nearest(name, study.datasets)}")
     return [name for name in study.datasets if name in (sweep.datasets or study.datasets)]
 
 
@@ -240,7 +241,13 @@ def trial_of(study: Study, trial_id: str) -> Trial:
 
 
 def _run(study, sweep, dataset, setup, training, seed, variant, change) -> Run:
-    base = study.model_copy(update={"setups": [load_setup(setup)]})
+    try:
+        base = study.model_copy(update={"setups": [load_setup(setup)]})
+    except SqlibError as error:
+        lines = (
+            f"params/sweeps/{sweep.name}.yaml: setup '{short(setup, 80)}': {line}" for line in str(error).splitlines()
+        )
+        raise SqlibError("\n".join(lines)) from None
     content = Run.make(base, dataset, study.networks[0], setup, training, seed).model_dump()
     content["parameters"] = _merged(_merged(content["parameters"], sweep.budget), change.training)
     content["setup"] = _merged(content["setup"], change.setup)
@@ -343,22 +350,27 @@ def collect_trials(study: Study, sweep: Sweep, reports: Path) -> "pandas.DataFra
             places = [(BASELINE, BASELINE)]
         else:
             places = [tuple(trial.variant.split("=", 1))]
-        for entry in read_json(path)["seeds"]:
-            history = entry.get("history", [])
-            last = history[-1] if history else {}
-            measured = {key: math.nan if last.get(key) is None else last[key] for key in MEASURES}
-            clips = list(last.get("clips", {}).values())
-            measured["mean_clip"] = sum(clips) / len(clips) if clips else math.nan
-            measured["seconds"] = sum(epoch["seconds"] for epoch in history)
-            for factor, value in places:
-                rows.append(
-                    {
-                        "dataset": trial.dataset, "factor": factor, "value": value, "variant": trial.variant,
-                        "seed": entry["seed"], **measured,
-                    }
-                )  # fmt: skip
+        with reading(path):
+            rows += [
+                {**row, "dataset": trial.dataset, "factor": factor, "value": value, "variant": trial.variant}
+                for row in map(_measured, read_json(path)["seeds"])
+                for factor, value in places
+            ]
     columns = ["dataset", "factor", "value", "variant", "seed", *MEASURES, "mean_clip", "seconds"]
     return pandas.DataFrame(rows, columns=columns)
+
+
+def _measured(entry: dict[str, Any]) -> dict[str, float]:
+    """Seed, `MEASURES`, mean clip and seconds of one trained network of a trial."""
+    history = entry.get("history", [])
+    last = history[-1] if history else {}
+    clips = list(last.get("clips", {}).values())
+    return {
+        "seed": int(entry["seed"]),
+        **{key: math.nan if last.get(key) is None else float(last[key]) for key in MEASURES},
+        "mean_clip": float(sum(clips) / len(clips)) if clips else math.nan,
+        "seconds": float(sum(epoch["seconds"] for epoch in history)),
+    }
 
 
 # ---- the rule ------------------------------------------------------------------------------------------------------

@@ -48,7 +48,10 @@ def test_the_same_machine_must_give_the_same_numbers_but_not_the_same_times(tmp_
     assert [(row.what, row.metric) for row in moved] == [
         ("mnist/lenet/w2a2/standard/seed1", "test_accuracy"), ("mnist/lenet/w2a2/standard/seed1", "gini"),
     ]  # fmt: skip
-    assert "DIFFERENT: 2 of" in check.describe(check.compare_studies(STUDY, fresh, published))
+    said = check.describe(check.compare_studies(STUDY, fresh, published))
+    assert "DIFFERENT: 2 of" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("gini ")]
+    assert line.split()[1:4] == ["23/24", "5e-10", "0"] and line.endswith("same machine, versions and code")
 
 
 def test_elsewhere_the_tolerance_is_what_seeds_make_of_it(tmp_path):
@@ -70,6 +73,66 @@ def test_elsewhere_the_tolerance_is_what_seeds_make_of_it(tmp_path):
     assert {row.what for row in far.moved} == {"mnist/lenet/w4a4/standard", "mnist/lenet/w4a4/saliency_guided"}
     assert not elsewhere("equal", 0.0).moved
     assert elsewhere("much", 0.05).moved
+
+
+def test_a_value_that_is_gone_is_not_hidden_by_the_mean_of_the_other_seeds(tmp_path):
+    published, fresh = write(tmp_path / "p", seeds), write(tmp_path / "f", seeds, machine="cpu B")
+    assert not check.compare_studies(STUDY, fresh, published).different
+    run = STUDY.runs()[4]
+    edit(run.folder(fresh), lambda result: result["metrics"].update(gini=None))
+    group = run.id.rpartition("/")[0]
+    assert [(row.what, row.metric) for row in check.compare_studies(STUDY, fresh, published).moved] == [(group, "gini")]
+    for seed in STUDY.seeds:  # where it was not there either, nothing is asked
+        edit(published / "runs" / group / f"seed{seed}", lambda result: result["metrics"].update(gini=None))
+        edit(fresh / "runs" / group / f"seed{seed}", lambda result: result["metrics"].update(gini=None))
+    assert not check.compare_studies(STUDY, fresh, published).different
+
+
+def test_a_reason_stands_beside_each_tolerance(tmp_path):
+    published, fresh = write(tmp_path / "p", seeds), write(tmp_path / "f", seeds, machine="cpu B")
+    said = {
+        line.split()[0]: line
+        for line in check.describe(check.compare_studies(STUDY, fresh, published)).splitlines()
+        if line
+    }
+    assert said["test_accuracy"].endswith("3 seeds against 3, t = 3.47")
+    assert said["macs"].endswith("follows from network and setup")
+    equal = write(tmp_path / "p2", lambda run: 0.9), write(tmp_path / "f2", lambda run: 0.9, machine="cpu B")
+    said = {line.split()[0]: line for line in check.describe(check.compare_studies(STUDY, *equal)).splitlines() if line}
+    assert said["test_accuracy"].endswith("one image of 10,000")
+    assert said["gini"].endswith("no spread among the published seeds")
+
+
+def test_another_verdict_is_a_difference_where_the_runs_are_the_same(tmp_path):
+    def judged(folder, verdict, effect=0.1):
+        row = {"id": "a", "claim": "c", "dataset": "mnist", "quantity": "gini", "low": None, "high": None}
+        (folder / "results").mkdir(exist_ok=True)
+        (folder / "results/claims.json").write_text(json.dumps([{**row, "verdict": verdict, "effect": effect}]))
+        return folder
+
+    published = judged(write(tmp_path / "p", seeds), "supported")
+    fresh = judged(write(tmp_path / "f", seeds), "inconclusive")
+    report = check.compare_studies(STUDY, fresh, published)
+    assert report.different and not report.moved and "supported" in report.verdicts[0]
+    assert "1 verdicts changed" in check.describe(report)
+    report = check.compare_studies(STUDY, judged(fresh, "supported", 0.1001), published)
+    assert [(row.what.strip(), row.metric) for row in report.moved] == [("a mnist", "effect of claim")]
+    elsewhere = judged(write(tmp_path / "e", seeds, machine="cpu B"), "inconclusive")
+    report = check.compare_studies(STUDY, elsewhere, published)
+    assert not report.different and "another verdict: a mnist" in check.describe(report)
+
+
+def test_what_is_published_beyond_the_study_is_told(tmp_path):
+    published, fresh = write(tmp_path / "p", seeds), write(tmp_path / "f", seeds)
+    report = check.compare_studies(STUDY.model_copy(update={"seeds": [0, 1]}), fresh, published)
+    assert not report.different and "not part of this study: 8 runs" in check.describe(report)
+
+
+def edit(folder, change):
+    """Rewrite a result.json after `change` has been applied to its content."""
+    result = json.loads((folder / "result.json").read_text())
+    change(result)
+    (folder / "result.json").write_text(json.dumps(result))
 
 
 def test_what_follows_from_the_network_must_be_equal_everywhere(tmp_path):

@@ -1,11 +1,15 @@
 """The driver reads Snakemake rightly, tells how far it is, and makes again what does not belong."""
 
+import hashlib
+import json
+import sys
 import time
 
 import pytest
 
 from sqlib import driver
-from sqlib.config import load_study
+from sqlib.config import REPOSITORY, load_study
+from sqlib.sweeps import trials_of
 
 OUTPUT = """\
 Building DAG of jobs...
@@ -104,3 +108,69 @@ def test_a_result_that_does_not_belong_is_made_again(tmp_path):
     assert len(said) == 1
     assert study.runs()[0].id in said[0]
     assert driver.prepare(study, tmp_path) == []
+
+
+def test_measured_maps_that_are_damaged_are_measured_again(tmp_path):
+    study = load_study("smoke")
+    folder = study.quality_runs()[0].folder(tmp_path)
+    folder.mkdir(parents=True)
+    values, summary = folder / "quality.safetensors", folder / "quality.json"
+
+    def write(content=b"values"):
+        values.write_bytes(content)
+        summary.write_text(json.dumps({"files": {values.name: hashlib.sha256(b"values").hexdigest()}}))
+
+    write()
+    assert driver.prepare(study, tmp_path) == []
+    assert summary.exists()
+    for content, word in ((b"walues", "SHA-256"), (b"", "SHA-256")):
+        write(content)
+        (said,) = driver.prepare(study, tmp_path)
+        assert study.quality_runs()[0].id in said and word in said
+        assert not summary.exists()
+    write()
+    summary.write_text("{")
+    assert "quality.json is damaged" in driver.prepare(study, tmp_path)[0]
+
+
+def test_a_run_that_cannot_work_does_not_keep_the_others_from_being_planned(monkeypatch):
+    study = load_study("smoke")
+    some = [run for run in study.runs() if run.dataset == "mnist" and run.training == "standard"]
+
+    def step_seconds(run):
+        if run.setup.name == "w2a2":
+            raise ValueError("alpha = nan")
+        return 1.0
+
+    monkeypatch.setattr("sqlib.train.step_seconds", step_seconds)
+    assert len(driver.training_seconds(some)) == len(some)
+
+
+# ---- what Snakemake would make ---------------------------------------------------------------------------------------
+
+
+def dry_run(reports, *config):
+    """{rule: targets} of the jobs that a dry run of `smoke` plans."""
+    study = load_study("smoke")
+    driver.prepare(study, reports / "smoke")
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"),
+        *("--profile", REPOSITORY / "profiles/local", "--directory", reports / "smoke", "--nocolor", "--nolock"),
+        *("--cores", "1", "--config", "study=smoke", *config),
+    ]
+    planned = {}
+    for job in driver.pending([str(part) for part in command], reports / "log").values():
+        planned.setdefault(job.rule, []).append(job.target)
+    return planned
+
+
+def test_sweeps_are_planned_only_where_they_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
+    without, asked = dry_run(tmp_path), dry_run(tmp_path, "sweeps=true")
+    assert "trial" not in without and "sweep" not in without
+    assert sorted(asked.pop("trial")) == sorted(trial.id for trial in trials_of(load_study("smoke")))
+    assert asked.pop("sweep") == ["quick"]
+    assert {rule: sorted(targets) for rule, targets in asked.items()} == {
+        rule: sorted(targets) for rule, targets in without.items()
+    }
+    assert len(without["train"]) == len(load_study("smoke").runs())

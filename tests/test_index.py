@@ -9,6 +9,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import pytest
+from bs4 import BeautifulSoup
 from test_pages import Elements, assert_fits, assert_offline
 
 from sqlib.config import digest, load_study
@@ -124,21 +125,49 @@ def test_pages_that_answer_come_first(full):
     assert text.index('"tables.html"') < text.index('"explanations_mnist.html"') < text.index('"data_mnist.html"')
 
 
+def failures(page):
+    """{run or job: (cell, error, {word: address})} of the index's table of failed and missing runs."""
+    rows = BeautifulSoup(page.read_text(), "html.parser").select("#failed tbody tr")
+    return {
+        row.th.text: (*(cell.text for cell in row.find_all("td")[:2]), {a.text: a["href"] for a in row.find_all("a")})
+        for row in rows
+    }
+
+
 def test_missing_and_failed_runs_are_named(full):
-    assert f"<code>{full.last.id}</code>: not run yet" in full.text
+    assert failures(full.page) == {full.last.id: ("–", "not run yet", {})}
     folder = full.last.folder(full.reports)
-    folder.mkdir(parents=True)
-    write_atomically(full.reports / "logs" / full.last.id / "train.log", b"log")
-    (folder / "notebook.ipynb").write_text(
-        '{"cells": [{"cell_type": "code", "execution_count": 1, "metadata": {}, "source": "", "id": "a", "outputs": '
-        '[{"output_type": "error", "ename": "ValueError", "evalue": "<b>ad", "traceback": []}]}], '
-        '"metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+    log = full.reports / "logs" / full.last.id / "train.log"
+    write_atomically(log, b"some words\nerror: the data is not there\n")
+    write_index(full.study, full.reports)
+    assert failures(full.page)[full.last.id][:2] == ("–", "the data is not there")
+    write_atomically(log, b"")
+    write_index(full.study, full.reports)
+    assert failures(full.page)[full.last.id][:2] == ("–", "stopped before its end")
+    write_atomically(
+        folder / "notebook.ipynb",
+        b'{"cells": [{"cell_type": "markdown", "metadata": {}, "source": "x", "id": "b"}, '
+        b'{"cell_type": "code", "execution_count": 1, "metadata": {}, "source": "# why\\nfit(run)", "id": "a", "outputs": '
+        b'[{"output_type": "error", "ename": "ValueError", "evalue": "<b>ad\\nand more", "traceback": []}]}], '
+        b'"metadata": {}, "nbformat": 4, "nbformat_minor": 5}',
     )
     write_index(full.study, full.reports)
-    text = full.page.read_text()
-    assert f"<code>{full.last.id}</code>: ValueError: &lt;b&gt;ad" in text
-    assert f'href="runs/{full.last.id}/notebook.ipynb"' in text
-    assert f'href="logs/{full.last.id}/train.log"' in text
+    addresses = {"log": f"logs/{full.last.id}/train.log", "notebook": f"runs/{full.last.id}/notebook.ipynb"}
+    assert failures(full.page) == {full.last.id: ("2: fit(run)", "ValueError: <b>ad", addresses)}
+    assert "<b>ad" not in full.page.read_text()
+    assert all((full.reports / address).exists() for address in addresses.values())
+
+
+def test_jobs_that_failed_are_named_when_all_runs_are_there(full):
+    fake_result(full.last, full.reports)
+    write_atomically(full.reports / "logs/data_mnist.log", b"mnist: complete\n")
+    write_atomically(full.reports / "logs/reproduce.log", b"error: of Snakemake\n")
+    write_index(full.study, full.reports)
+    assert failures(full.page) == {} and "could not be made" not in full.page.read_text()
+    write_atomically(full.reports / "logs/tables.log", b"error: no results\n")
+    write_index(full.study, full.reports)
+    assert failures(full.page) == {"tables": ("–", "no results", {"log": "logs/tables.log"})}
+    assert "Some pages could not be made" in full.page.read_text()
 
 
 def test_index_is_offline_and_fits_a_phone(full, tmp_path):
@@ -151,7 +180,7 @@ def test_index_of_nothing(study, tmp_path):
     text = (tmp_path / "index.html").read_text()
     assert "0 of 32 runs are finished" in text
     assert "The answer in numbers" not in text
-    assert text.count(": not run yet") == 32
+    assert len(failures(tmp_path / "index.html")) == text.count("not run yet") == 32
 
 
 def test_one_seed_says_so_and_a_small_grid_too(tmp_path):

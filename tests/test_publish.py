@@ -2,8 +2,10 @@
 
 import pytest
 
-from sqlib import publish, runs
+from sqlib import __main__, publish, runs
 from sqlib.config import SqlibError, load_study
+from sqlib.files import write_atomically
+from sqlib.sweeps import trials_of
 
 
 @pytest.fixture
@@ -70,3 +72,24 @@ def test_pages_are_left_out_before_the_limit_and_too_much_is_refused(study, repo
     with pytest.raises(SqlibError, match="MB to publish"):
         publish.publish_study(study, reports, target)
     assert (target / "index.html").exists()  # the one before is still there
+
+
+def test_a_sweep_that_is_missing_or_of_other_code_is_not_published(study, reports, monkeypatch):
+    monkeypatch.setenv("SQLIB_REPORTS", str(reports.parent))
+    monkeypatch.setattr(__main__, "up_to_date", lambda run, reports: True)
+    monkeypatch.setattr(__main__.Page, "all", lambda study: [])
+    with pytest.raises(
+        SqlibError, match="sweep quick is missing or was made by other code: run 'make sweeps STUDY=smoke'"
+    ):
+        __main__.publish("smoke", force=True)
+    for trial in trials_of(study):
+        write_atomically(trial.path(reports), runs.to_json({"stamp": trial.stamp()}))
+    __main__.publish("smoke", force=True)
+    copies = [trial.path(reports.parent / "reference") for trial in trials_of(study)]
+    assert all(copy.exists() for copy in copies)
+    write_atomically(
+        trials_of(study)[0].path(reports), runs.to_json({"stamp": {**trials_of(study)[0].stamp(), "sources": "other"}})
+    )
+    with pytest.raises(SqlibError, match="made by other code"):
+        __main__.publish("smoke", force=True)
+    assert copies[0].exists()

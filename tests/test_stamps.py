@@ -1,8 +1,11 @@
 """Stamps move only with content, and only those of what is affected."""
 
+import shutil
+
 import pytest
 
-from sqlib.config import load_study
+from sqlib import runs
+from sqlib.config import REPOSITORY, load_study
 from sqlib.stamps import write_stamps
 
 
@@ -42,3 +45,47 @@ def test_a_new_seed_moves_no_run_that_is_there(study, tmp_path):
     assert {path.stem for path in changed if path in before} == {
         "compare_mnist", "compare_fashion_mnist", "explanations_mnist", "explanations_fashion_mnist", "tables", "claims", "index",
     }  # fmt: skip
+
+
+PAGES = {"data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist"}
+EXPLAINED = {"explanations_mnist", "explanations_fashion_mnist"}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "moved"),
+    [
+        ("README.md", "# ", "# Another ", set()),
+        ("sqlib/quant.py", "import ", "# a comment\nimport ", set()),
+        ("sqlib/pages.py", "PAGE_LIMIT = 600_000", "PAGE_LIMIT = 1", {"index"}),
+        ("notebooks/3_saliency.ipynb", '"source": [', '"source": [\n    "# More\\n",', {"saliency"}),
+        ("sqlib/claims.py", "alpha: float = 0.05", "alpha: float = 0.01", {"claims", "index"}),
+        (
+            "sqlib/plots.py",
+            "WIDTH = 8.0",
+            "WIDTH = 9.0",
+            {*PAGES, *EXPLAINED, "saliency", "tables", "claims", "sweep_quick"},
+        ),
+        (
+            "sqlib/train.py",
+            "import ",
+            "ANOTHER = 1\nimport ",
+            {"train", "trial"},
+        ),
+    ],
+)
+def test_a_changed_source_moves_exactly_what_is_made_of_it(study, tmp_path, monkeypatch, file, old, new, moved):
+    repository = tmp_path / "repository"
+    for folder in ("sqlib", "notebooks"):
+        shutil.copytree(REPOSITORY / folder, repository / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "README.md", repository)
+    monkeypatch.setattr(runs, "REPOSITORY", repository)
+    monkeypatch.setattr(runs, "sources_digest", runs.sources_digest.__wrapped__)
+    write_stamps(study, tmp_path / "reports")
+    text = (repository / file).read_text()
+    assert old in text
+    (repository / file).write_text(text.replace(old, new, 1))
+    changed = write_stamps(study, tmp_path / "reports")
+    kinds = {"parameters.json": "train"}
+    found = {"trial" if "sweeps" in path.parts else kinds.get(path.name, path.stem) for path in changed}
+    assert found == moved
+    assert len([path for path in changed if path.name == "parameters.json"]) in (0, len(study.runs()))
