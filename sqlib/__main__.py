@@ -373,7 +373,10 @@ def reproduce(
         known = {trial.id: trial for trial in trials_of(study)}
         tried = [known[job.target] for job in jobs.values() if job.rule == "trial"]
         predict_jobs(jobs, wanted, tried)
-        slots = max(1, limit // study.threads) if executor == "local" else settings.get("jobs", 1)
+        at_once = settings.get("jobs")  # of a cluster; it may be 'unlimited'
+        slots = at_once if isinstance(at_once, int) else len(jobs)
+        if executor == "local":
+            slots = max(1, limit // study.threads)
         progress = Progress(jobs, slots, reports)
         measuring = sum(job.rule == "quality" for job in jobs.values())
         measured = measuring * len(study.seeds)

@@ -150,6 +150,9 @@ class Cluster:
         lines = self.run("squeue", "--all", "--states=all", "--noheader", "--format=%i|%T|%N|%j|%k|%r").splitlines()
         return [dict(zip(("id", "state", "node", "name", "comment", "reason"), line.split("|"))) for line in lines]
 
+    def job(self, number: str) -> dict[str, str]:
+        return next(job for job in self.jobs() if job["id"] == number)
+
     def _wait_for(self, words: str, said) -> None:
         for _ in range(120):
             try:
