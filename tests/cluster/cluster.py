@@ -138,6 +138,16 @@ class Cluster:
         part.wait()
         return 1 + len(others)
 
+    def commands(self, node: str) -> list[str]:
+        """The command lines of all that runs on a node."""
+        found = []
+        for pid in below(self.parts[node].pid):
+            try:
+                found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+        return found
+
     def run(self, *command: str, **more) -> str:
         """What a command says on the login node."""
         done = subprocess.run([*self.inside(), *command], capture_output=True, text=True, timeout=60, **more)
