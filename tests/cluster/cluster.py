@@ -12,6 +12,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from sqlib.driver import die_with_parent
+
 TOOLS = ("slurmctld", "slurmd", "munged", "squeue", "unshare", "nsenter")
 NODES = ("n1", "n2")
 CONFIGURATION = """\
@@ -118,8 +120,9 @@ class Cluster:
         environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
         log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115
         self.parts[name] = subprocess.Popen(
-            [*before, "sh", "-c", script], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+            [*before, "sh", "-c", script], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        )  # fmt: skip
         log.close()
 
     def inside(self) -> list[str]:
