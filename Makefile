@@ -7,7 +7,7 @@ PYTHON3 ?= python3
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test test-faults lint bench bench-conda scale profile lock clean distclean unlock
+.PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test test-faults test-cluster lint bench bench-conda scale profile lock clean distclean unlock
 
 # An active conda environment that has what is needed is used as it is; else .venv, built on first use.
 CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
@@ -24,7 +24,7 @@ PYTHON := $(BIN)/python
 
 help:  ## list the targets
 	@echo 'Targets (knobs: STUDY=$(STUDY) PROFILE=$(PROFILE) CORES=all):'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## build .venv, every package checked against its hash (other targets do it when needed)
 	@echo 'ready: $(PYTHON)'
@@ -61,6 +61,9 @@ test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (15 m
 
 test-faults: $(READY)  ## kill and damage a small study in every way we know, and see it made whole (half an hour; FAULTS=3 for fewer kills)
 	@$(PYTHON) -m pytest tests/faults
+
+test-cluster: $(READY)  ## make a small study on a SLURM cluster of two nodes started here, one of them lost half-way (root; Debian's slurm-wlm, munge)
+	@$(PYTHON) -m pytest tests/cluster
 
 lint: $(READY)  ## check style and formatting
 	@$(PYTHON) -m ruff check

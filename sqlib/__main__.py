@@ -18,11 +18,14 @@ from sqlib.config import DATASET_NAMES, REPOSITORY, SqlibError, Study, load_stud
 from sqlib.driver import (
     Progress,
     about,
+    cancel_left_over,
     count,
     die_with_parent,
     drive,
     duration,
     exclusive,
+    job_prefix,
+    load_profile,
     pending,
     predict_jobs,
     prepare,
@@ -51,8 +54,6 @@ Images = Annotated[
 Invert = Annotated[bool, typer.Option("--invert", help="The images are dark on bright.")]
 RunId = Annotated[str, typer.Argument(help="Such as mnist/lenet/w2a2/standard/seed0.", metavar="RUN_ID")]
 Cores = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all this process may use).")]
-
-PROFILES = ("local", "slurm", "kubernetes")
 
 
 def main() -> None:
@@ -337,23 +338,30 @@ def plan(name: StudyName, cores: Cores = None) -> None:
 @app.command()
 def reproduce(
     name: StudyName = "paper",
-    profile: Annotated[str, typer.Option(help="Where it runs: local, slurm or kubernetes.")] = "local",
+    profile: Annotated[str, typer.Option(help="Where it runs: a folder in profiles/, or any other.")] = "local",
     cores: Cores = None,
     sweeps: Annotated[bool, typer.Option("--sweeps", help="Also try the parameters of the study's sweeps.")] = False,
 ) -> None:
     """Make everything of a study that is missing or out of date."""
-    if profile not in PROFILES:
-        raise SqlibError(f"unknown profile '{profile}'{nearest(profile, PROFILES)}")
+    folder, settings = load_profile(profile)
+    executor = settings.get("executor", "local")
     study = load_study(name)
     reports = runs.reports_root() / study.name
-    cores = cores or runs.usable_cores()
+    # On a cluster it is the profile that says how many cores a job may have; here it is this process's own number.
+    limit = cores or (runs.usable_cores() if executor == "local" else None)
     with exclusive(reports) as lock:
+        prefix = job_prefix(reports) if executor == "slurm" else ""
+        if prefix and (stale := cancel_left_over(prefix)):
+            were = "was" if stale == 1 else "were"
+            print(f"{count(stale, 'SLURM job')} of an earlier start {were} still there: cancelled")
         for line in prepare(study, reports):
             print(line)
         snakemake = [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
-            *("--profile", str(REPOSITORY / "profiles" / profile), "--directory", str(reports), "--nocolor"),
-            *("--cores", str(cores), "--config", f"study={name}", *(["sweeps=true"] if sweeps else [])),
+            *("--profile", str(folder), "--directory", str(reports), "--nocolor"),
+            *(["--cores", str(limit)] if limit else []),
+            *(["--slurm-jobname-prefix", prefix] if prefix else []),
+            *("--config", f"study={name}", *(["sweeps=true"] if sweeps else [])),
         ]
         log = reports / "logs/reproduce.log"
         jobs = pending(snakemake, log)
@@ -365,20 +373,27 @@ def reproduce(
         known = {trial.id: trial for trial in trials_of(study)}
         tried = [known[job.target] for job in jobs.values() if job.rule == "trial"]
         predict_jobs(jobs, wanted, tried)
-        slots = max(1, cores // study.threads)
+        at_once = settings.get("jobs")  # of a cluster; it may be 'unlimited'
+        slots = at_once if isinstance(at_once, int) else len(jobs)
+        if executor == "local":
+            slots = max(1, limit // study.threads)
         progress = Progress(jobs, slots, reports)
         measuring = sum(job.rule == "quality" for job in jobs.values())
         measured = measuring * len(study.seeds)
         parts = f"{count(len(tried), 'trial')} of sweeps, " if tried else ""
         parts += f"the maps of {count(measured, 'run')} to measure, " if measured else ""
-        where = f"on {cores} core{'s' * (cores > 1)}" if profile == "local" else f"with profile {profile}"
+        where = f"on {limit} core{'s' * (limit > 1)}" if executor == "local" else "if the cluster starts all at once"
         print(
             f"{name}: {count(len(wanted), 'run')} to train, {parts}"
             f"{count(len(jobs) - len(wanted) - len(tried) - measuring, 'page')} to make: "
             f"{about(progress.left())} {where}; log: {shown(log)}",
             flush=True,
         )
-        code = drive(snakemake, log, progress, lock)
+        try:
+            code = drive(snakemake, log, progress, lock)
+        finally:
+            if prefix:
+                cancel_left_over(prefix, patience=0)
         if progress.failed or code:
             write_index(study)
             problems(progress, code, log)

@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import getpass
 import hashlib
 import math
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlib import runs
-from sqlib.config import REPOSITORY, Run, SqlibError, Study
+from sqlib.config import REPOSITORY, Run, SqlibError, Study, nearest, read_yaml
 from sqlib.files import write_atomically
 from sqlib.stamps import write_stamps
 from sqlib.sweeps import Trial, settle, trials_of
@@ -85,6 +86,55 @@ def up_to_date(run: Run, reports: Path) -> bool:
     folder = run.folder(reports)
     stamp = folder / "parameters.json"
     return stamp.exists() and stamp.read_bytes() == runs.to_json(runs.run_stamp(run)) and runs.fault(folder) is None
+
+
+# ---- where it runs -----------------------------------------------------------------------------------------------------
+
+
+def load_profile(name: str) -> tuple[Path, dict]:
+    """The folder of a profile and what its config.yaml says; `name`: a folder in profiles/, or any other. SqlibError."""
+    for folder in (REPOSITORY / "profiles" / name, Path(name)):
+        if (folder / "config.yaml").is_file():
+            return folder.resolve(), read_yaml(folder / "config.yaml")
+    known = sorted(path.parent.name for path in (REPOSITORY / "profiles").glob("*/config.yaml"))
+    raise SqlibError(f"unknown profile '{name}'{nearest(name, known)}")
+
+
+def job_prefix(reports: Path) -> str:
+    """What the names of a study's SLURM jobs begin with: no other study, and no other copy of this one, has it."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", reports.name)[:30]
+    return f"sqlib-{name}-{hashlib.sha256(os.fsencode(reports.resolve())).hexdigest()[:8]}"
+
+
+def cancel_left_over(prefix: str, patience: float = 60) -> int:
+    """Cancel the SLURM jobs that a killed driver left in the queue, so that none runs twice; returns how many.
+
+    patience: seconds to wait for them to end; on a node that is gone they never do.
+    """
+
+    def left() -> list[str]:
+        lines = slurm("squeue", "--noheader", "--user", getpass.getuser(), "--format=%A|%j").splitlines()
+        return [line.split("|")[0] for line in lines if line.partition("|")[2].startswith(f"{prefix}_")]
+
+    found, waited = left(), 0
+    if found:
+        slurm("scancel", *found)
+        while left() and waited < patience:
+            time.sleep(1)
+            waited += 1
+    return len(found)
+
+
+def slurm(*command: str) -> str:
+    """What one of SLURM's commands says; SqlibError if it cannot."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    except FileNotFoundError:
+        raise SqlibError(f"{command[0]} is not installed: profile slurm is used on a login node of a cluster") from None
+    except subprocess.TimeoutExpired:
+        raise SqlibError(f"{command[0]}: SLURM does not answer") from None
+    except subprocess.CalledProcessError as error:
+        raise SqlibError(f"{command[0]}: {last_words(error.stderr)}") from None
 
 
 # ---- before it starts --------------------------------------------------------------------------------------------------
@@ -191,10 +241,11 @@ class Listing:
         """One line; an event when it completes one."""
         if found := re.match(r"Finished job ?id: (\d+)", line):
             return "finished", int(found[1]), None
-        if found := re.match(r"(?:local)?rule (\S+):", line) or re.match(r"Error in rule (\S+):", line):
-            self._kind = "failed" if line.startswith("Error") else "started"
+        # Indented: a job of a group.
+        if found := re.match(r" *(?:(?:local)?rule|Error in rule) (\S+):$", line):
+            self._kind = "failed" if line.lstrip().startswith("Error") else "started"
             self._block = {"rule": found[1]}
-        elif self._block and (found := re.match(r"    (\w+): (.*)", line)):
+        elif self._block and (found := re.match(r" +(\w+): (.*)", line)):
             self._block[found[1]] = found[2].strip()
             if self._kind == "failed" and found[1] == "jobid":
                 self._block, block = {}, self._block
@@ -289,6 +340,7 @@ class Progress:
         if number not in self.jobs:
             return None
         job = self.jobs[number]
+        self.failed.pop(number, None)  # it failed, was tried again, and is done
         seconds = self.finished[number] = time.monotonic() - (job.started or self.started)
         unfinished = len(self.jobs) - len(self.finished) - len(self.failed)
         rest = f"; {about(self.left())} left" if unfinished else ""

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sqlib import driver
-from sqlib.config import REPOSITORY, load_study
+from sqlib.config import REPOSITORY, SqlibError, load_study
 from sqlib.sweeps import trials_of
 
 OUTPUT = """\
@@ -174,3 +174,52 @@ def test_sweeps_are_planned_only_where_they_are_asked_for(tmp_path, monkeypatch)
         rule: sorted(targets) for rule, targets in without.items()
     }
     assert len(without["train"]) == len(load_study("smoke").runs())
+
+
+GROUP = """\
+Group job 7d44 (jobs in lexicogr. order):
+    [Mon Nov 23 12:00:00 2026]
+    rule train_mnist_standard:
+        input: runs/mnist/lenet/w4a4/standard/seed1/parameters.json
+        log: runs/mnist/lenet/w4a4/standard/seed1/notebook.ipynb, logs/mnist/lenet/w4a4/standard/seed1/train.log
+        jobid: 7
+        wildcards: run=mnist/lenet/w4a4/standard/seed1
+        resources: tmpdir=<TBD>
+    Error in rule train_mnist_standard:
+        message: None
+        jobid: 7
+Finished jobid: 7 (Rule: train_mnist_standard)
+"""
+
+
+def test_the_jobs_of_a_group_are_read_like_others_and_one_that_succeeds_at_last_has_not_failed(tmp_path):
+    listing = driver.Listing()
+    found = [event for line in GROUP.splitlines() if (event := listing.feed(line))]
+    assert [(kind, number) for kind, number, _ in found] == [("started", 7), ("failed", 7), ("finished", 7)]
+    assert found[0][2].log == "logs/mnist/lenet/w4a4/standard/seed1/train.log"
+    progress = driver.Progress({7: found[0][2]}, slots=1, reports=tmp_path)
+    assert "FAILED" in progress.fail(7) and progress.failed
+    assert "trained" in progress.finish(7) and not progress.failed
+
+
+def test_only_the_studys_own_left_over_jobs_are_cancelled(tmp_path, monkeypatch):
+    queue = tmp_path / "queue"
+    own = driver.job_prefix(tmp_path / "a.b")
+    queue.write_text(f"11|{own}_1f\n12|{own}0_1f\n13|another\n")
+    for name, script in {
+        "squeue": f"cat '{queue}'",
+        "scancel": f"echo \"$@\" >> '{tmp_path}/cancelled'; grep -v '^11' '{queue}' > '{queue}.new'; mv '{queue}.new' '{queue}'",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert driver.cancel_left_over(own) == 1
+    assert (tmp_path / "cancelled").read_text() == "11\n"
+    assert driver.cancel_left_over(own) == 0
+    assert driver.job_prefix(tmp_path / "other/a.b") != own
+
+
+def test_without_slurm_it_says_so_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SqlibError, match="squeue is not installed"):
+        driver.cancel_left_over("x")
