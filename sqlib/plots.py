@@ -504,7 +504,10 @@ def by_setup(df, *columns: str) -> Figure:
         factor = 100 if column in PERCENT else 1
         for axis, dataset in zip(axes, datasets, strict=True):
             _by_setup_panel(axis, df[df["dataset"] == dataset], column, factor, setups, trainings)
-        axes[0].set_ylabel(QUALITIES.get(column, column.replace("_", " ")) + (", %" if factor == 100 else ""))
+        label = QUALITIES.get(column, column.replace("_", " "))
+        if len(columns) > 1:
+            label = label.split(" (")[0]  # the explanation in brackets is longer than a panel is high
+        axes[0].set_ylabel(label + (", %" if factor == 100 else ""))
     for axis, dataset in zip(panels[0], datasets, strict=True):
         axis.set_title(dataset_title(dataset), loc="left")
     _training_key(fig, trainings, lines=None)
