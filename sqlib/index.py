@@ -23,6 +23,7 @@ _MEASURES = {
     "dead maps, %": ("dead_map_rate", 100, "{:.2f}"),
     "faithfulness gap": ("faithfulness_gap", 1, "{:.3f}"),
 }
+_ANSWERED = {"accuracy": "test accuracy, %", "gini": "Gini index", "gap": "faithfulness gap"}
 
 
 def write_index(study: Study, reports_folder: Path) -> Path:
@@ -104,8 +105,11 @@ def _spread(values, factor: float, form: str) -> str:
     return f"{mean} ± {form.format(values.std())}" if len(values) > 1 else mean
 
 
-def answer(study: Study, network: str, title: str, rows) -> dict[str, str] | None:
-    """What the fewest bits do to accuracy and clarity against float, standard training: paired over seeds."""
+def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | None:
+    """What the fewest bits do to accuracy, clarity and faithfulness against float, standard training: paired over seeds.
+
+    `_kept` is the share in percent that is left of a quality (missing where there was none to lose).
+    """
     floats = [setup for setup in study.setups if setup.is_float]
     quantised = [setup for setup in study.setups if not setup.is_float]
     if not floats or not quantised or not len(rows):
@@ -121,16 +125,19 @@ def answer(study: Study, network: str, title: str, rows) -> dict[str, str] | Non
     if not len(seeds):
         return None
     parts = {}
-    for key, column in (("accuracy", "test accuracy, %"), ("gini", "Gini index")):
+    for key, column in _ANSWERED.items():
         metric, factor, form = _MEASURES[column]
         change = (after.loc[seeds, metric] - before.loc[seeds, metric]).dropna() * factor
+        was, now = before.loc[seeds, metric].mean(), after.loc[seeds, metric].mean()
+        if was > 0 and now >= 0:
+            parts[f"{key}_kept"] = f"{100 * now / was:.0f}"
         parts[f"{key}_before"] = form.format(before.loc[seeds, metric].mean() * factor)
         parts[f"{key}_after"] = form.format(after.loc[seeds, metric].mean() * factor)
         parts[f"{key}_change"] = _signed(change, form)
     guided = by_seed(lowest.name, "saliency_guided")
     seeds_guided = after.index.intersection(guided.index)
     if len(seeds_guided):
-        for key, column in (("accuracy", "test accuracy, %"), ("gini", "Gini index")):
+        for key, column in _ANSWERED.items():
             metric, factor, form = _MEASURES[column]
             change = (guided.loc[seeds_guided, metric] - after.loc[seeds_guided, metric]).dropna() * factor
             parts[f"guided_{key}"] = _signed(change, form)
@@ -139,7 +146,8 @@ def answer(study: Study, network: str, title: str, rows) -> dict[str, str] | Non
         "before": reference.name,
         "after": lowest.name,
         "after_title": lowest.title,
-        "seeds": f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed, so no spread can be given",
+        "seeds": f"over {len(seeds)} seeds" if len(seeds) > 1 else "from one seed, so no spread can be given",
+        "several": len(seeds) > 1,
         **parts,
     }
 
@@ -232,7 +240,7 @@ def _verdicts(study: Study, reports: Path):
         lines.setdefault(row["claim"], {})[column] = f"{row['verdict']} ({effect})"
     if not lines:
         return None
-    caption = "Each claim of the paper's abstract, and the verdict on it (in brackets the difference that was found)."
+    caption = "Each claim of the paper's abstract, and the verdict on it; in brackets the difference that was found."
     note = "Inconclusive: with so few seeds neither an effect of the size that matters nor its absence is shown."
     frame = pandas.DataFrame.from_dict(lines, orient="index").rename_axis("claim").fillna("–")
     return Markup(table_html(frame, "verdicts", caption, note=note))
@@ -270,8 +278,7 @@ def _hero(study: Study, reports: Path) -> dict[str, object] | None:
     from PIL import Image
 
     figures = reports / "figures"
-    names = [path.name for path in sorted(figures.glob("hero_*.png"))]
-    names += [f"compare_{dataset}_maps.png" for dataset in study.datasets]
+    names = ["answer.png", *(f"compare_{dataset}_maps.png" for dataset in study.datasets)]
     for path in (figures / name for name in names):
         if path.exists():
             with Image.open(path) as image:
@@ -364,7 +371,7 @@ def _index_facts(study: Study, provenances: list[dict]) -> dict[str, str]:
     started = [p["started"] for p in provenances if p.get("started")]
     ended = [p["ended"] for p in provenances if p.get("ended")]
     if started and ended:
-        facts["Trained"] = f"{min(started)} to {max(ended)}"
+        facts["Trained (UTC)"] = " to ".join(str(t)[:16].replace("T", " ") for t in (min(started), max(ended)))
     seconds = sum(p.get("seconds") or 0 for p in provenances)
     return {
         **facts,

@@ -28,12 +28,14 @@ def render(
     facts: Mapping[str, object] | None = None,
     previous: tuple[str, str] | None = None,
     next: tuple[str, str] | None = None,
+    related: tuple[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]] | None = None,
 ) -> None:
     """Writes the executed `notebook` as the page `html`.
 
     `title` becomes <title>; the first heading of the notebook is the page's own. `crumbs`, `previous` and `next` are
-    (text, relative address), a crumb without address is this page. `facts` stands at the end: which run, the command to
-    run it again, when, on what. A failed run's page shows its traceback. Raises SqlibError for an unreadable notebook.
+    (text, relative address), a crumb without address is this page; `related` is a heading and such links by what joins them.
+    `facts` stands at the end: which run, the command to run it again, when, on what. A failed run's page shows its
+    traceback. Raises SqlibError for an unreadable notebook.
     """
     import nbformat
     from nbconvert import HTMLExporter
@@ -55,9 +57,12 @@ def render(
         extra_template_basedirs=[str(TEMPLATES)],
         exclude_anchor_links=True,
         mermaid_js_url="",
+        filters={"markdown2html": markdown_html},
     )
     body, _ = exporter.from_notebook_node(content, resources={"failed": failed})
     body = _ADDRESS.sub(_plain_address, body)
+    # A wide figure scrolls on a narrow screen, so the keyboard must reach it.
+    body = re.sub(r"<figure\b(?![^>]*tabindex)", '<figure tabindex="0"', body)
     page = render_page(
         "page.html.j2",
         title=title,
@@ -66,6 +71,7 @@ def render(
         parameters=parameters,
         previous=previous,
         next=next,
+        related=related,
         body=body,
         has_heading=re.search(r"<h1\b", body) is not None,
     )
@@ -84,12 +90,36 @@ def _plain_address(found: re.Match) -> str:
     return found[0] if harmless else f'{found[1]}#"'
 
 
+def markdown_html(text: str) -> str:
+    """Markdown as HTML; its formulas, $...$ and $$...$$, as MathML, which browsers show without a script."""
+    return _markdown()(text)
+
+
+@cache
+def _markdown():
+    from latex2mathml.converter import convert
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body: str) -> str:
+            return convert(body)
+
+        def block_math(self, body: str) -> str:
+            formula = convert(body, display="block")
+            return f'<span class="formula" tabindex="0" role="group" aria-label="formula">{formula}</span>'
+
+        def latex_environment(self, name: str, body: str) -> str:
+            return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+    return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render
+
+
 def render_page(template: str, body: str = "", **values) -> str:
     """A page from `template`; every value is escaped but `body`, which is HTML already."""
     from markupsafe import Markup
 
     made = _environment().get_template(template)
-    return made.render(body=Markup(body), style=Markup(_stylesheet()), **values)
+    return made.render(body=Markup(body), style=Markup(_stylesheet()), **{"related": None, **values})
 
 
 def check_size(page: Path, limit: int = PAGE_LIMIT) -> int:

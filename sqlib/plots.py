@@ -484,38 +484,44 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
     return fig
 
 
-@styled
-def by_setup(df, column: str = "test_accuracy") -> Figure:
-    """One quantity of runs.csv per setup: a point a seed, a short line for the mean, a panel a data set."""
-    datasets, trainings, setups = _present(df, "dataset"), _present(df, "training"), _present(df, "setup")
+def _by_setup_panel(axis, df, column: str, factor: float, setups: Sequence[str], trainings: Sequence[str]) -> None:
     styles = setup_style(setups)
-    factor = 100 if column in PERCENT else 1
-    fig = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    axes = fig.subplots(1, len(datasets), squeeze=False)[0]
-    for axis, dataset in zip(axes, datasets, strict=True):
-        for i, setup in enumerate(setups):
-            colour, marker = styles[setup]
-            for j, training in enumerate(trainings):
-                rows = df[(df["dataset"] == dataset) & (df["setup"] == setup) & (df["training"] == training)]
-                values = rows[column].to_numpy(dtype=float) * factor
-                values = values[np.isfinite(values)]
-                if not len(values):
-                    continue
-                x = i + 0.36 * (j - (len(trainings) - 1) / 2)
-                if len(values) > 1:
-                    axis.hlines(values.mean(), x - 0.15, x + 0.15, color=colour, linewidth=2)
-                spread = x + np.linspace(-0.07, 0.07, len(values)) * (len(values) > 1)
-                axis.plot(
-                    spread, values, linestyle="none", marker=marker, markersize=6, **training_look(training, colour)
-                )
-        axis.set(xticks=range(len(setups)), xlim=(-0.6, len(setups) - 0.4))
-        axis.set_xticklabels(
-            setups, rotation=0 if len(setups) <= 5 else 40, ha="center" if len(setups) <= 5 else "right"
-        )
-        axis.margins(y=0.12)
-        axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    for i, setup in enumerate(setups):
+        colour, marker = styles[setup]
+        for j, training in enumerate(trainings):
+            rows = df[(df["setup"] == setup) & (df["training"] == training)]
+            values = rows[column].to_numpy(dtype=float) * factor
+            values = values[np.isfinite(values)]
+            if not len(values):
+                continue
+            x = i + 0.36 * (j - (len(trainings) - 1) / 2)
+            if len(values) > 1:
+                axis.hlines(values.mean(), x - 0.15, x + 0.15, color=colour, linewidth=2)
+            spread = x + np.linspace(-0.07, 0.07, len(values)) * (len(values) > 1)
+            axis.plot(spread, values, linestyle="none", marker=marker, markersize=6, **training_look(training, colour))
+    axis.set(xticks=range(len(setups)), xlim=(-0.6, len(setups) - 0.4))
+    axis.set_xticklabels(setups, rotation=0 if len(setups) <= 5 else 40, ha="center" if len(setups) <= 5 else "right")
+    axis.margins(y=0.12)
+    axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+
+
+@styled
+def by_setup(df, *columns: str) -> Figure:
+    """Quantities of runs.csv per setup: a point a seed, a short line for the mean, a row a quantity, a panel a data set."""
+    datasets, trainings, setups = _present(df, "dataset"), _present(df, "training"), _present(df, "setup")
+    columns = columns or ("test_accuracy",)
+    fig = Figure(figsize=(WIDTH, 0.7 + 2.5 * len(columns)), layout="constrained")
+    panels = fig.subplots(len(columns), len(datasets), squeeze=False)
+    for axes, column in zip(panels, columns, strict=True):
+        factor = 100 if column in PERCENT else 1
+        for axis, dataset in zip(axes, datasets, strict=True):
+            _by_setup_panel(axis, df[df["dataset"] == dataset], column, factor, setups, trainings)
+        label = QUALITIES.get(column, column.replace("_", " "))
+        if len(columns) > 1:
+            label = label.split(" (")[0]  # the explanation in brackets is longer than a panel is high
+        axes[0].set_ylabel(label + (", %" if factor == 100 else ""))
+    for axis, dataset in zip(panels[0], datasets, strict=True):
         axis.set_title(dataset_title(dataset), loc="left")
-    axes[0].set_ylabel(QUALITIES.get(column, column.replace("_", " ")) + (", %" if factor == 100 else ""))
     _training_key(fig, trainings, lines=None)
     return fig
 

@@ -26,6 +26,12 @@ def time_limit(kind: str) -> float:
     return seconds
 
 
+def _run_words(study: Study, run: Run) -> str:
+    network = f", {run.network}" if len(study.networks) > 1 else ""
+    training = run.training.replace("_", "-")
+    return f"{dataset_title(run.dataset)}{network}, {run.setup.name}, {training}, seed {run.seed}"
+
+
 @dataclass
 class Page:
     """One page of a study: the notebook it comes from, where that is kept when executed, and the HTML made of it."""
@@ -86,14 +92,14 @@ class Page:
     def train(cls, study: Study, run: Run) -> "Page":
         folder = run.folder(runs.reports_root() / study.name)
         paths = folder / "notebook.ipynb", folder / "train.html"
-        words = f"Training {run.id}", f"train {study.name} {run.id}"
+        words = f"Training: {_run_words(study, run)}", f"train {study.name} {run.id}"
         return cls(study, "train", "2_train.ipynb", *paths, None, *words, run)
 
     @classmethod
     def saliency(cls, study: Study, run: Run) -> "Page":
         folder = run.folder(runs.reports_root() / study.name)
         paths = folder / "saliency.ipynb", folder / "saliency.html", folder / "saliency.json"
-        words = f"Saliency of {run.id}", f"saliency {study.name} {run.id}"
+        words = f"Saliency maps: {_run_words(study, run)}", f"saliency {study.name} {run.id}"
         return cls(study, "saliency", "3_saliency.ipynb", *paths, *words, run)
 
     @classmethod
@@ -101,9 +107,9 @@ class Page:
         """Every page of a study but its index, in reading order."""
         all_runs = study.runs()
         return [
-            *(cls.compare(study, dataset, network) for dataset in study.datasets for network in study.networks),
-            cls.tables(study),
             cls.claims(study),
+            cls.tables(study),
+            *(cls.compare(study, dataset, network) for dataset in study.datasets for network in study.networks),
             *(cls.explanations(study, dataset) for dataset in study.datasets if study.quality),
             *(cls.sweep(study, name) for name in study.sweeps),
             *(cls.data(study, dataset) for dataset in study.datasets),
@@ -136,20 +142,54 @@ class Page:
         """Make the HTML from the executed notebook."""
         from sqlib.pages import render
 
-        here = os.path.relpath(self.reports / "index.html", self.html.parent)
-        crumbs = [(self.study.title, here), (self.title, None)]
-        same = [page for page in Page.all(self.study) if page.kind == self.kind]
-        at = [page.html for page in same].index(self.html) if self.html in [page.html for page in same] else None
-        before = self._link(same[at - 1]) if at else None
-        after = self._link(same[at + 1]) if at is not None and at + 1 < len(same) else None
-        render(self.notebook, self.html, self.title, crumbs, self.facts(), previous=before, next=after)
+        index = (self.study.title, os.path.relpath(self.reports / "index.html", self.html.parent))
+        crumbs = [index, (self.title, None)]
+        if self.run is not None:
+            crumbs.insert(1, self._link(Page.compare(self.study, self.run.dataset, self.run.network)))
+        before, after = self._neighbours()
+        before = before or (index if self.run is None else None)
+        render(self.notebook, self.html, self.title, crumbs, self.facts(), before, after, self._related())
+
+    def _neighbours(self) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
+        """The pages before and after in reading order: those about the whole study, or those of runs of the same kind."""
+        order = [
+            page
+            for page in Page.all(self.study)
+            if (page.kind == self.kind if self.run else page.run is None)
+            and (
+                page.kind != "sweep" or page.html == self.html or page.html.exists()
+            )  # not every study makes its sweeps
+        ]
+        at = [page.html for page in order].index(self.html) if self.html in [page.html for page in order] else None
+        before = self._link(order[at - 1]) if at else None
+        after = self._link(order[at + 1]) if at is not None and at + 1 < len(order) else None
+        return before, after
+
+    def _related(self) -> tuple[str, list[tuple[str, list[tuple[str, str]]]]] | None:
+        """(heading, [(what, links)]) of pages about the same runs: a comparison's runs, a run's comparison and other page."""
+        if self.run is not None:
+            others = [Page.train(self.study, self.run)]
+            if self.run.seed == self.study.seeds[0]:
+                others.append(Page.saliency(self.study, self.run))
+            same = [self._link(page) for page in others if page.kind != self.kind]
+            beside = self._link(Page.compare(self.study, self.run.dataset, self.run.network))
+            return "Related pages", [("The same run", same)] * bool(same) + [("Beside the other setups", [beside])]
+        if self.kind != "compare":
+            return None
+        found: dict[str, list[tuple[str, str]]] = {}
+        for run in self.study.runs():
+            page, compared = Page.train(self.study, run), Page.compare(self.study, run.dataset, run.network)
+            if compared.html == self.html and page.html.exists():
+                what = f"{run.setup.name}, {run.training.replace('_', '-')}"
+                found.setdefault(what, []).append((f"seed {run.seed}", self._link(page)[1]))
+        return ("The runs compared here", list(found.items())) if found else None
 
     def _link(self, other: "Page") -> tuple[str, str]:
         return other.title, os.path.relpath(other.html, self.html.parent)
 
     def facts(self) -> dict[str, str]:
         """What stands at the foot of the page: which run, the command that makes it, when, on what."""
-        facts = {"Study": self.study.name, "Made by": f"python -m sqlib {self.command}"}
+        facts = {"Study": self.study.name, "Run it again": f"python -m sqlib {self.command}"}
         origin = runs.provenance()
         if self.run is not None:
             facts["Run"] = self.run.id
@@ -163,7 +203,9 @@ class Page:
         facts["Made (UTC)"] = " to ".join(
             str(t)[:16].replace("T", " ") for t in (origin["started"], origin["ended"]) if t
         )
-        facts["Machine"] = f"{origin['cpu']}, {origin['cores']} cores, {self.study.threads} thread(s) a run"
+        facts["Machine"] = (
+            f"{origin['cpu']}, {origin['cores']} cores, {self.study.threads} thread{'s' * (self.study.threads > 1)} a run"
+        )
         if origin.get("device", "cpu") != "cpu":
             facts["Trained on"] = origin["device"]
         if "precision" in origin:

@@ -1,5 +1,9 @@
 """What several test files need: one thread, setups by their bits, and a small data set that can be learned."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -73,3 +77,29 @@ def blobs():
         test_labels=test_labels,
         sha256={},
     )
+
+
+@pytest.fixture(scope="session")
+def reproduce():
+    """Function (folder for reports) -> what `reproduce smoke --sweeps` printed, run as a user runs it."""
+
+    def run(reports):
+        return subprocess.run(
+            [sys.executable, "-m", "sqlib", "reproduce", "smoke", "--sweeps"],
+            env={**os.environ, "SQLIB_REPORTS": str(reports)},
+            cwd=config.REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=1800,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory, reproduce):
+    """(folder of the finished smoke study, what making it printed): minutes, and once for all tests."""
+    reports = tmp_path_factory.mktemp("reports")
+    done = reproduce(reports)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return reports / "smoke", done

@@ -15,26 +15,6 @@ pytestmark = pytest.mark.end_to_end
 STUDY = load_study("smoke")
 
 
-def reproduce(reports):
-    return subprocess.run(
-        [sys.executable, "-m", "sqlib", "reproduce", STUDY.name, "--sweeps"],
-        env={**os.environ, "SQLIB_REPORTS": str(reports)},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-    )
-
-
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    """(folder of the finished smoke study, what making it printed)."""
-    reports = tmp_path_factory.mktemp("reports")
-    done = reproduce(reports)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return reports / STUDY.name, done
-
-
 def test_it_says_what_it_will_do_and_then_one_line_a_job(smoke):
     _, done = smoke
     lines = done.stdout.splitlines()
@@ -128,7 +108,7 @@ def test_the_sweep_has_its_page_and_its_trials(smoke):
     assert result["defaults"] == {"clip_start": "10"}
 
 
-def test_a_second_time_does_nothing(smoke):
+def test_a_second_time_does_nothing(smoke, reproduce):
     folder, _ = smoke
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if ".snakemake" not in path.parts}
     done = reproduce(folder.parent)
@@ -140,7 +120,7 @@ def test_a_second_time_does_nothing(smoke):
     assert changed <= {".lock"}
 
 
-def test_a_missing_page_is_made_again_and_costs_no_training(smoke):
+def test_a_missing_page_is_made_again_and_costs_no_training(smoke, reproduce):
     folder, _ = smoke
     place = STUDY.runs()[0].folder(folder)
     trained = (place / "result.json").stat().st_mtime_ns

@@ -102,10 +102,10 @@ def made(tmp_path_factory):
 def test_page_says_what_it_is(made):
     text, page = made[0].read_text(), Elements(made[0])
     assert page.all("html") == [{"lang": "en"}]
-    assert "<title>A &lt;b&gt;title&lt;/b&gt;</title>" in text
+    assert "<title>A &lt;b&gt;title&lt;/b&gt; · Study</title>" in text
     assert len(page.all("h1")) == 1
     assert "What does a bit cost?</h1>" in text
-    assert "Run it again</dt><dd>make &#39;x&#39; &lt;y&gt;</dd>" in text
+    assert "Run it again</dt><dd><code>make &#39;x&#39; &lt;y&gt;</code></dd>" in text
     assert {"rel": "prev", "href": "a.html"} in page.all("a")
     assert {"rel": "next", "href": "b.html"} in page.all("a")
     assert '<a href="index.html">Study</a>' in text
@@ -120,7 +120,7 @@ def test_page_keeps_what_the_notebook_shows(made):
     assert "computed: <strong>7.25</strong>" in text
     assert '<span class="ansi-red-fg">red</span> &lt;tag&gt;' in text
     assert re.search(r'<pre class="output" tabindex="0">42</pre>', text)
-    assert "<summary>Code" in text
+    assert "<summary>Show the code of cell" in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
@@ -165,6 +165,12 @@ def test_a_notebook_without_heading_gets_its_title(tmp_path):
     nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("text")]), tmp_path / "n.ipynb")
     render(tmp_path / "n.ipynb", tmp_path / "n.html", "The title")
     assert "<h1>The title</h1>" in (tmp_path / "n.html").read_text()
+
+
+def test_formulas_are_mathml_and_need_no_script():
+    shown = pages.markdown_html("A clip $\\alpha$ of\n\n$$y = \\frac{\\alpha}{n}$$\n\nfor `$5`.")
+    assert shown.count("<math ") == 2 and "<mfrac>" in shown and 'display="block"' in shown
+    assert "frac{" not in shown and "<code>$5</code>" in shown
 
 
 def browser() -> str | None:

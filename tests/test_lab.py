@@ -1,0 +1,156 @@
+"""The explorer in JupyterLab, in a real browser: opened, run, moved, filtered and drawn on with the mouse."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from browser import SCREENSHOTS, chromium
+from playwright.sync_api import Page, expect
+
+from sqlib.config import REPOSITORY
+
+TOKEN = "only-for-this-test"
+SECONDS = 1000  # Playwright counts in milliseconds
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a JupyterLab that serves a copy of explore.ipynb on loopback."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copy(REPOSITORY / "notebooks/explore.ipynb", folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--allow-root"]
+    command += [f"--ServerApp.port={port}", f"--IdentityProvider.token={TOKEN}", f"--notebook-dir={folder}"]
+    command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    own = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    # Published models, whatever studies lie in this checkout: the test is the same everywhere.
+    with open(folder / "lab.log", "w") as log:
+        running = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{address}/api").close()
+                break
+            except OSError:
+                assert running.poll() is None, (folder / "lab.log").read_text()
+                time.sleep(0.2)
+        yield address
+    finally:
+        running.terminate()
+        running.wait(60)
+
+
+@pytest.fixture(scope="module")
+def lab(server):
+    """(the tab in which the explorer has run, the errors that its console showed)."""
+    with chromium() as browser:
+        tab = browser.new_page(viewport={"width": 1400, "height": 1300})
+        tab.set_default_timeout(120 * SECONDS)
+        expect.set_options(timeout=60 * SECONDS)
+        errors: list[str] = []
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("request", lambda r: errors.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None)
+        tab.goto(f"{server}/lab/tree/explore.ipynb?token={TOKEN}")
+        tab.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+        tab.wait_for_timeout(5 * SECONDS)  # idle is said before the session is the notebook's
+        select = tab.locator(".jp-Dialog button.jp-mod-accept")
+        for _ in range(3):
+            if select.count():  # JupyterLab asks for the kernel when it is quicker than its own session
+                select.click()
+                tab.wait_for_timeout(3 * SECONDS)
+            tab.get_by_role("menuitem", name="Run", exact=True).click()
+            tab.get_by_text("Run All Cells", exact=True).click()
+            tab.wait_for_timeout(2 * SECONDS)
+            if not select.count():
+                break
+        try:
+            expect(tab.locator(".sqx").first).to_be_visible(timeout=180 * SECONDS)
+        finally:
+            SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+            tab.screenshot(path=SCREENSHOTS / "lab.jpg", quality=80)
+        yield tab, errors
+
+
+def shown(tab: Page) -> str:
+    """The caption of the test image that is shown."""
+    return tab.get_by_text("Test image ").first.inner_text()
+
+
+def maps(tab: Page, place: int = 0) -> list[str]:
+    """The pictures of one view (0: the test image, 1: the drawing), as addresses."""
+    return tab.locator(".sqx").nth(place).locator("img").evaluate_all("all => all.map(one => one.src)")
+
+
+def changed(tab: Page, before: list[str], place: int = 0) -> list[str]:
+    """Waits until a view shows something else than `before`."""
+    for _ in range(300):
+        now = maps(tab, place)
+        if now and now != before:
+            return now
+        tab.wait_for_timeout(100)
+    raise AssertionError("the picture has not changed in 30 seconds")
+
+
+def choose(tab: Page, what: str, value: str) -> None:
+    """Choose from the menu that is called `what`."""
+    tab.locator(".widget-dropdown").filter(has_text=what).locator("select").first.select_option(label=value)
+
+
+def test_a_slider_and_every_menu_change_the_picture(lab):
+    tab, errors = lab
+    first = maps(tab)
+    assert len(first) == 5  # the image and four setups
+    slider = tab.locator(".widget-slider").filter(has_text="image").first
+    slider.scroll_into_view_if_needed()
+    box = slider.locator(".noUi-base").bounding_box()
+    tab.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2)
+    seen = changed(tab, first)
+    for what, value in (("method", "input × gradient"), ("gradient", "unclipped"), ("training", "saliency-guided")):
+        choose(tab, what, value)
+        seen = changed(tab, seen)
+    choose(tab, "class", "7")
+    seen = changed(tab, seen)
+    expect(tab.get_by_text("truth: 7").first).to_be_visible()
+    choose(tab, "show", "some setup is wrong")
+    seen = changed(tab, seen)
+    assert "(wrong)" in tab.locator(".sqx").first.inner_text()
+    choose(tab, "class", "all classes")
+    choose(tab, "show", "setups disagree")
+    changed(tab, seen)
+    assert "(wrong)" in tab.locator(".sqx").first.inner_text()
+    blank = tab.locator(".widget-slider").filter(has_text="blank").first
+    box = blank.locator(".noUi-base").bounding_box()
+    tab.mouse.click(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
+    expect(tab.locator(".sqx").first.get_by_text("without its top 30%").first).to_be_visible()
+    assert len(maps(tab)) == 5 + 4
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=SCREENSHOTS / "lab_image.jpg", quality=80)
+    assert errors == []
+
+
+def test_a_stroke_is_answered_by_every_network(lab):
+    tab, errors = lab
+    tab.get_by_text("Draw your own").first.click()
+    canvas = tab.locator("canvas[aria-label^='Canvas to draw']").first
+    canvas.scroll_into_view_if_needed()
+    before, box = maps(tab, 1), canvas.bounding_box()
+    tab.mouse.move(box["x"] + 126, box["y"] + 40)
+    tab.mouse.down()
+    for step in range(20):
+        tab.mouse.move(box["x"] + 126 + 2 * (step % 3), box["y"] + 40 + 9 * step)
+    tab.mouse.up()
+    drawn = changed(tab, before, 1)
+    assert all(now != was for now, was in zip(drawn[:5], before[:5]))  # the drawing, and the map of every network
+    tab.wait_for_timeout(500)
+    tab.screenshot(path=SCREENSHOTS / "lab_drawing.jpg", quality=80)
+    tab.get_by_role("button", name="clear").click()
+    changed(tab, drawn, 1)
+    assert errors == []
