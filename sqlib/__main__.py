@@ -512,6 +512,9 @@ def check(name: StudyName = "paper") -> None:
 def publish(
     name: StudyName = "paper",
     force: Annotated[bool, typer.Option("--force", help="Publish a study other than paper.")] = False,
+    older_sweeps: Annotated[
+        bool, typer.Option("--older-sweeps", help="Publish sweeps with these parameters made by older code, too.")
+    ] = False,
 ) -> None:
     """Copy a complete study to reports/reference.
 
@@ -528,7 +531,11 @@ def publish(
     missing = [run.id for run in study.runs() if not up_to_date(run, reports)]
     missing += [page.html.name for page in Page.all(study) if not page.html.exists()]
     missing += [name for name in ("index.html", "results/runs.csv") if not (reports / name).exists()]
-    stale = [trial.sweep for trial in trials_of(study) if not trial.is_current(reports)]
+    trials = trials_of(study)
+    stale = [trial.sweep for trial in trials if not trial.is_current(reports)]
+    if older_sweeps and stale and all(trial.is_made(reports) for trial in trials):
+        print(f"made by older code: {', '.join(f'sweep {name}' for name in dict.fromkeys(stale))}")
+        stale = []
     if not missing and stale:
         raise SqlibError(f"sweep {stale[0]} is missing or was made by other code: run 'make sweeps STUDY={name}'")
     if missing:

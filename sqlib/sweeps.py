@@ -143,10 +143,17 @@ class Trial:
 
     def is_current(self, reports: Path) -> bool:
         """Whether its result is there and belongs to its parameters and sources as they are now."""
+        return self._stamped(reports) == self.stamp()
+
+    def is_made(self, reports: Path) -> bool:
+        """Whether its result is there and belongs to its parameters, by whatever code."""
+        return (self._stamped(reports) or {}).get("runs") == self.stamp()["runs"]
+
+    def _stamped(self, reports: Path) -> dict | None:
         try:
-            return read_json(self.path(reports)).get("stamp") == self.stamp()
+            return read_json(self.path(reports)).get("stamp")
         except SqlibError:
-            return False
+            return None
 
 
 def load_sweep(name: str, params: Path | None = None) -> Sweep:

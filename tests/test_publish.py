@@ -93,3 +93,9 @@ def test_a_sweep_that_is_missing_or_of_other_code_is_not_published(study, report
     with pytest.raises(SqlibError, match="made by other code"):
         __main__.publish("smoke", force=True)
     assert copies[0].exists()
+    __main__.publish("smoke", force=True, older_sweeps=True)  # the same parameters, and it is said
+    write_atomically(
+        trials_of(study)[0].path(reports), runs.to_json({"stamp": {**trials_of(study)[0].stamp(), "runs": ["other"]}})
+    )
+    with pytest.raises(SqlibError, match="made by other code"):
+        __main__.publish("smoke", force=True, older_sweeps=True)
