@@ -50,7 +50,7 @@ class Reader:
         own = {"PYTHONPATH": str(self.root), "GIT_CEILING_DIRECTORIES": str(self.root.parent)}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SQLIB_")}
         done = subprocess.run(
-            command, cwd=self.root, env={**kept, **own}, capture_output=True, text=True, timeout=600, **more
+            command, cwd=self.root, env={**kept, **own}, capture_output=True, text=True, timeout=1800, **more
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
