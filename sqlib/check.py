@@ -211,6 +211,13 @@ def _by_seed_spread(fresh: list[tuple[Run, dict]], published: list[tuple[Run, di
     return rows
 
 
+def tolerances(study: Study, published: Path) -> dict[tuple[str, str], float]:
+    """By data set and metric: how far the mean over as many seeds as were published may lie from the published one, elsewhere."""
+    results = [(run, runs.read_result(run.folder(published))["metrics"]) for run in study.runs()]
+    rows = _by_seed_spread(results, results)
+    return {(row.what.split("/")[0], row.metric): row.tolerance for row in rows if row.how == "seed spread"}
+
+
 def describe(report: Report) -> str:
     """The report as text: how was compared, what moved, what is missing, and a last line with the verdict."""
     lines = []

@@ -45,6 +45,11 @@ BESIDE = {
 """What is shown beside a test, without a verdict: the same difference measured in another way (`quality.safetensors`)."""
 
 
+def on_maps(quantity: str) -> bool:
+    """Whether a quantity is a name in `quality.safetensors`, `<method>/<surrogate>/<measure>`, and not a metric of the run."""
+    return "/" in quantity
+
+
 class Side(Strict):
     """One side of a comparison: a setup, or several to average, under one training."""
 
@@ -166,7 +171,7 @@ class Values:
     def _read(self, folder: Path, quantity: str) -> np.ndarray | None:
         if not (folder / "result.json").exists():
             return None
-        if self.measured and (name := MEASURED.get(quantity, quantity if "/" in quantity else None)):
+        if self.measured and (name := MEASURED.get(quantity, quantity if on_maps(quantity) else None)):
             tensors = load_quality(folder)
             # A float network has no clip: its maps are the same under both surrogates, and kept once.
             values = tensors.get(name, tensors.get(name.replace("/unclipped/", "/straight_through/")))
@@ -192,7 +197,7 @@ class Values:
         parts = [self.of(f"{dataset}/{network}/{setup}/{side.training}/seed{seed}", quantity) for setup in side.setups]
         if any(part is None for part in parts):
             return None
-        few = min(map(len, parts)) if "/" in quantity else None
+        few = min(map(len, parts)) if on_maps(quantity) else None
         return np.mean([part[:few] for part in parts], axis=0)
 
     def differences(self, dataset: str, network: str, comparison: Comparison, quantity: str) -> np.ndarray:
@@ -202,7 +207,7 @@ class Values:
             a = self.side(dataset, network, comparison.a, seed, quantity)
             b = self.side(dataset, network, comparison.b, seed, quantity)
             if a is not None and b is not None:
-                if "/" in quantity:  # the first images of both: other surrogates are measured on fewer
+                if on_maps(quantity):  # the first images of both: other surrogates are measured on fewer
                     few = min(len(a), len(b))
                     a, b = a[:few], b[:few]
                 if a.shape != b.shape:

@@ -21,9 +21,8 @@ from scipy.ndimage import binary_fill_holes, binary_opening
 
 from sqlib.config import SqlibError, Study, dataset_title, load_study
 from sqlib.files import reading
-from sqlib.metrics import DEAD_BELOW, spearman, ssim, top_iou
-from sqlib.runs import collect, read_json, reports_root
-from sqlib.saliency import saliency_map
+from sqlib.metrics import DEAD_BELOW
+from sqlib.runs import any_reports_folder, collect, read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -688,17 +687,11 @@ def prediction_bars(probabilities, classes: Sequence[str], truth: int | None = N
 
 
 def find_reports(reports: str | Path | None = None) -> Path:
-    """The folder of a study's reports: the given one, else the first of paper, reference and smoke that has results.
-
-    Raises SqlibError when there is none.
-    """
-    root = reports_root()
-    tried = [Path(reports)] if reports is not None else [root / name for name in ("paper", "reference", "smoke")]
-    for folder in tried:
-        if (folder / "results" / "runs.csv").exists() or next(folder.glob("runs/*/*/*/*/seed*/result.json"), None):
-            return folder.resolve()
-    places = ", ".join(str(folder) for folder in tried)
-    raise SqlibError(f"no finished run in {places}: make some with `make smoke` or `make reproduce`")
+    """The folder of a study's reports: the given one, else `runs.any_reports_folder`. SqlibError when it has no results."""
+    folder = any_reports_folder() if reports is None else Path(reports)
+    if (folder / "results/runs.csv").exists() or next(folder.glob("runs/*/*/*/*/seed*/result.json"), None):
+        return folder.resolve()
+    raise SqlibError(f"no finished run in {folder}: make some with `make smoke` or `make reproduce`")
 
 
 def study_of(reports: Path) -> Study:
@@ -859,15 +852,3 @@ def summary(df, columns: Sequence[str], reference: str, interval: bool = False):
 def _mean_sd(values: np.ndarray) -> tuple[float, float]:
     mean = float(values.mean()) if len(values) else float("nan")
     return mean, float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-
-
-def agreement_of(model_a, model_b, images, labels, right, count: int = 200) -> dict[str, float]:
-    """Mean agreement of two models' gradient maps of the true label, on the first `count` images both get right.
-
-    images (N,1,28,28), labels (N,), right (N,) truth values; keys `images` and those of `AGREEMENT`.
-    """
-    chosen = right.nonzero().flatten()[:count]
-    maps_a, maps_b = (saliency_map(model, images[chosen], labels[chosen]) for model in (model_a, model_b))
-    values = {"spearman": spearman, "ssim": ssim, "top_iou": top_iou}
-    means = {name: float(function(maps_a, maps_b).nanmean()) for name, function in values.items()}
-    return {"images": len(chosen), **means}

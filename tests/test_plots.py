@@ -209,8 +209,9 @@ def test_reports_are_found_in_their_order(tmp_path, monkeypatch):
     with pytest.raises(SqlibError, match="make smoke"):
         plots.find_reports()
     for name in ("smoke", "reference"):
-        (tmp_path / name / "results").mkdir(parents=True)
-        (tmp_path / name / "results" / "runs.csv").touch()
+        run = tmp_path / name / "runs/mnist/lenet/fp32/standard/seed0"
+        run.mkdir(parents=True)
+        (run / "result.json").touch()
         assert plots.find_reports().name == name
     (tmp_path / "paper").mkdir()  # begun, without any result
     assert plots.find_reports().name == "reference"
@@ -237,23 +238,6 @@ def test_runs_known_only_from_the_table_are_used_and_named(tmp_path, study, runs
     assert list(rows["setup"]) == ["fp32", "fp32", "w2a2", "w2a2"]
     assert list(rows["training"])[:2] == ["standard", "saliency_guided"]
     assert len(missing) == len(study.runs()) - 4 and "mnist/lenet/w4a4/standard/seed0" in missing
-
-
-def test_a_model_agrees_with_itself():
-    class Linear(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(784, 10)
-
-        def forward(self, images):
-            return self.layer(images.flatten(1))
-
-    torch.manual_seed(0)
-    model, images = Linear(), torch.rand(6, 1, 28, 28)
-    right = torch.tensor([True, False, True, True, True, True])
-    agreement = plots.agreement_of(model, model, images, torch.arange(6), right, count=4)
-    assert agreement["images"] == 4
-    assert [agreement[name] for name in plots.AGREEMENT] == pytest.approx([1, 1, 1])
 
 
 def test_the_frames_of_a_film_share_the_scales_of_the_whole_strip():

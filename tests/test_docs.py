@@ -1,0 +1,95 @@
+"""What the written pages name is there: files, headings, `make` targets, commands, environment variables."""
+
+import re
+import subprocess
+
+import pytest
+import typer
+
+from sqlib.__main__ import app
+from sqlib.claims import load_claims
+from sqlib.config import REPOSITORY
+
+PAGES = [REPOSITORY / name for name in ("README.md", "REPRODUCING.md")] + sorted((REPOSITORY / "docs").glob("*.md"))
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+TARGETS = set(re.search(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.M)[1].split())
+COMMANDS = set(typer.main.get_command(app).commands)
+INTERNAL = {"SQLIB_JOB", "SQLIB_UNWATCHED"}  # set by the study for its own processes
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def code(text):
+    """Everything that a page sets as code: fenced blocks, then spans."""
+    fenced = re.findall(r"^```(?:sh|python)?\n(.*?)^```", text, flags=re.M | re.S)
+    return [*fenced, *re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))]
+
+
+def commands(text):
+    """(make targets, jobs of sqlib) that a page names."""
+    parts = "\n".join(code(text))
+    return (
+        set(re.findall(r"^make ([a-z][a-z-]*)", parts, flags=re.M)),
+        set(re.findall(r"-m sqlib ([a-z][a-z-]*)", parts)),
+    )
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pages
+def test_every_command_is_there(page):
+    targets, jobs = commands(page.read_text())
+    assert targets <= TARGETS
+    assert jobs <= COMMANDS
+
+
+def test_a_command_that_is_not_there_would_be_seen():
+    text = "Type `make reproduse STUDY=x`, then\n```sh\nmake tests\n.venv/bin/python -m sqlib trian paper\n```\n`make`"
+    assert commands(text) == ({"reproduse", "tests"}, {"trian"})
+
+
+def test_the_readme_names_every_target():
+    named = (
+        commands((REPOSITORY / "README.md").read_text())[0] | commands((REPOSITORY / "REPRODUCING.md").read_text())[0]
+    )
+    assert {"setup", "smoke", "reproduce", "sweeps", "reports", "check", "publish", "lab", "test", "bench"} <= named
+
+
+@pages
+def test_every_relative_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    for link in links:
+        if not re.match(r"\w+:", link):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@pages
+def test_every_file_that_is_named_is_there(page):
+    kept = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True).stdout.split()
+    if not kept:
+        pytest.skip("not a git repository")
+    folders = {path.split("/")[0] for path in kept if "/" in path} - {"reports"}
+    made = {"benchmarks/profile.txt", "benchmarks/scale.json", "params/setups/first8.yaml", "params/own.yaml"}
+    for span in code(page.read_text()):
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)+", span) and span.split("/")[0] in folders and span not in made:
+            assert (REPOSITORY / span).exists(), span
+
+
+def test_every_environment_variable_for_users_is_explained():
+    sources = [path.read_text() for path in (REPOSITORY / "sqlib").glob("*.py")]
+    read = set(re.findall(r'environ\.get\("(SQLIB_\w+)"\)', "\n".join(sources)))
+    assert read - INTERNAL == {"SQLIB_DATA", "SQLIB_PARAMS", "SQLIB_REPORTS"}
+    readme = (REPOSITORY / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in read - INTERNAL)
+
+
+def test_every_claim_has_its_place_in_the_map_from_claims_to_commands():
+    text = (REPOSITORY / "REPRODUCING.md").read_text()
+    assert all(f"`{claim.id}`" in text for claim in load_claims().claims)
