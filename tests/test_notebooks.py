@@ -5,7 +5,7 @@ import shutil
 import nbformat
 import pytest
 
-from sqlib.config import REPOSITORY
+from sqlib.config import REPOSITORY, SqlibError
 from sqlib.execution import execute
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -28,3 +28,26 @@ def test_it_runs_as_it_is_and_writes_nothing(notebook, tmp_path, monkeypatch):
 def test_git_holds_no_outputs(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+def test_training_interrupted_by_hand_shows_the_epochs_there_are_and_saves_nothing(tmp_path):
+    # The interruption itself, in the kernel: a cell put before the training has the second epoch's first batch raise it.
+    content = nbformat.read(REPOSITORY / "notebooks/2_train.ipynb", as_version=4)
+    at = next(i for i, cell in enumerate(content.cells) if cell.source.startswith("live = LiveTraining"))
+    content.cells.insert(at, nbformat.v4.new_code_cell(INTERRUPT))
+    notebook, folder = tmp_path / "2_train.ipynb", tmp_path / "run"
+    nbformat.write(content, notebook)
+    with pytest.raises(SqlibError, match=r"interrupted after epoch 1 of 2: nothing is saved"):
+        execute(notebook, tmp_path / "executed.ipynb", {"folder": str(folder)}, timeout=600)
+    assert not folder.exists()
+    shown = str(nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells)
+    assert "**Interrupted**: what follows is the network after epoch 1 of 2" in shown
+    assert "After 1 epoch (" in shown and 'id="film_strip"' in shown and "Test accuracy **" in shown
+
+
+INTERRUPT = """
+class LiveTraining(LiveTraining):
+    def batch(self, epoch, batch, batches):
+        if epoch == 2:
+            raise KeyboardInterrupt
+"""
