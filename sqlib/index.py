@@ -58,7 +58,9 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         total=len(study.runs()),
         small=study.training.images < 55_000,
         answers=[found for title, _, network, rows in groups if (found := answer(study, network, title, rows))],
-        hero=_hero(study, reports),
+        # What happens to the maps of the same images, and what each bit costs in numbers.
+        hero=_picture(reports, [f"compare_{dataset}_maps" for dataset in study.datasets]),
+        costs=_picture(reports, ["answer"]),
         tables=[
             _headline(study, title, dataset, network, rows) for title, dataset, network, rows in groups if len(rows)
         ],
@@ -273,13 +275,11 @@ def _study_pages(study: Study, reports: Path) -> list[tuple[str, str, str]]:
     return [entry for entry in names if (reports / entry[1]).exists()]
 
 
-def _hero(study: Study, reports: Path) -> dict[str, object] | None:
-    """The figure that carries the answer, as `sqlib.notebook.figure` left it: its words are inside the PNG."""
+def _picture(reports: Path, names: list[str]) -> dict[str, object] | None:
+    """The first of these figures that there is, as `sqlib.notebook.figure` left it: its words are inside the PNG."""
     from PIL import Image
 
-    figures = reports / "figures"
-    names = ["answer.png", *(f"compare_{dataset}_maps.png" for dataset in study.datasets)]
-    for path in (figures / name for name in names):
+    for path in (reports / "figures" / f"{name}.png" for name in names):
         if path.exists():
             with Image.open(path) as image:
                 image.load()
