@@ -114,6 +114,6 @@ bench-conda:
 
 .venv/.ready: .venv/.uv requirements.lock pyproject.toml
 	@rm -f $@
-	@.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock requirements-uv.txt
+	@.venv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock requirements-uv.txt
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
 	@touch $@

@@ -93,7 +93,7 @@ def compare_studies(study: Study, fresh: Path, published: Path) -> Report:
 def _same_conditions(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     """Whether two results must be equal bit for bit: code, processor, versions and threads are the same."""
     a, b = ours["provenance"], theirs["provenance"]
-    keys = ("cpu", "platform", "python", "threads", "precision", "data")
+    keys = ("cpu", "device", "platform", "python", "threads", "precision", "data")
     packages = [{name: p["packages"].get(name) for name in ("torch", "numpy", "captum")} for p in (a, b)]
     return (
         ours.get("sources") == theirs.get("sources")

@@ -61,7 +61,7 @@ def unit_shares(model: Network, values: dict[str, Tensor]) -> pd.DataFrame:
     rows = {}
     for layer, entering in values.items():
         activation = model.get_submodule(f"{layer}_act")
-        clip = activation.alpha.detach() if isinstance(activation, PACT) else torch.tensor(torch.inf)
+        clip = activation.alpha.item() if isinstance(activation, PACT) else float("inf")
         zero, above = (entering <= 0).double().mean().item(), (entering >= clip).double().mean().item()
         rows[layer] = {"at zero": zero, "inside": 1 - zero - above, "at the clip": above}
     return pd.DataFrame(rows).T.rename_axis("layer")
@@ -72,7 +72,7 @@ def _histogram(axis, values: Tensor, bins: int, low: float, high: float) -> None
     if low == high:
         low, high = low - 0.5, high + 0.5
     counts = torch.histc(values.float(), bins=bins, min=low, max=high)
-    axis.stairs(counts.numpy(), np.linspace(low, high, bins + 1), fill=True, color=_BLUE, alpha=0.6)
+    axis.stairs(counts.cpu().numpy(), np.linspace(low, high, bins + 1), fill=True, color=_BLUE, alpha=0.6)
 
 
 def _row(count: int) -> tuple[Figure, np.ndarray]:

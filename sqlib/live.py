@@ -1,18 +1,21 @@
 """Training drawn while it happens: loss, accuracy and ten saliency maps, redrawn in place after every epoch."""
 
 import os
+import time
 
 from IPython.display import HTML, display
 from torch import Tensor
 
 from sqlib import plots
 from sqlib.config import Run
+from sqlib.models import Network
 from sqlib.train import Progress
 
 
 class LiveTraining:
-    """Give an instance to `sqlib.train.fit` as `on_epoch`; it keeps the maps of every epoch in `strips`.
+    """Give an instance to `sqlib.train.fit` as `on_epoch`, and its `batch` as `on_batch`.
 
+    It keeps the maps of every epoch in `strips`, and in `model` and `history` what there is when training is interrupted.
     In JupyterLab the picture changes in place; on a page only what `close` leaves stands there: nothing, since the
     notebook then shows the whole film strip.
     """
@@ -21,12 +24,16 @@ class LiveTraining:
         self.run = run
         self.images: Tensor | None = None
         self.strips: list[Tensor] = []
+        self.model: Network | None = None
+        self.history: list[dict] = []
+        self._watched = not os.environ.get("SQLIB_UNWATCHED")  # set by `sqlib.execution`: pictures would be for nobody
+        self._began = self._said = time.monotonic()
         self._line = display(HTML(f"<p>{run.id}: epoch 1 of {run.epochs} under way</p>"), display_id=True)
         self._curves = display(HTML(""), display_id=True)
         self._maps = display(HTML(""), display_id=True)
 
     def __call__(self, progress: Progress) -> None:
-        self.images = progress.strip_images
+        self.images, self.model, self.history = progress.strip_images, progress.model, progress.history
         self.strips.append(progress.strip_maps)
         last = progress.history[-1]
         left = progress.epochs - last["epoch"]
@@ -38,10 +45,25 @@ class LiveTraining:
                 f"accuracy {100 * last['val_accuracy']:.2f}%, dead maps {100 * last['val_dead_map_rate']:.1f}%; {waiting}</p>"
             )
         )
-        if os.environ.get("SQLIB_UNWATCHED"):  # set by `sqlib.execution`: the pictures would be drawn for nobody
+        if not self._watched:
             return
         self._curves.update(plots.training_curves(progress.history, epochs=progress.epochs))
         self._maps.update(plots.film_strip(self.strips[-1:], self.images, epochs=[last["epoch"]]))
+
+    def batch(self, epoch: int, batch: int, batches: int) -> None:
+        """Called before each step: says once a second how far training is."""
+        now = time.monotonic()
+        done = (epoch - 1) * batches + batch - 1
+        if not self._watched or not done or now - self._said < 1:
+            return
+        self._said = now
+        left = (now - self._began) / done * (self.run.epochs * batches - done)
+        self._line.update(
+            HTML(
+                f"<p>{self.run.id}: epoch {epoch} of {self.run.epochs}, batch {batch:,} of {batches:,} "
+                f'<progress value="{done}" max="{self.run.epochs * batches}"></progress> about {left:.0f} s left</p>'
+            )
+        )
 
     def close(self) -> None:
         """Clear the live pictures."""

@@ -1,8 +1,46 @@
-"""What depends on the machine and not on the study: its units for bfloat16, and how its memory is handled."""
+"""What depends on the machine and not on the study: its GPU, its units for bfloat16, and how its memory is handled."""
 
 import ctypes
 import functools
+import os
 from pathlib import Path
+
+import torch
+
+from sqlib.config import SqlibError
+
+
+def device() -> torch.device:
+    """Where to train: an NVIDIA GPU where there is one, else the CPU, or what `$SQLIB_DEVICE` says (`cpu`, `cuda:1`).
+
+    Raises SqlibError for a GPU that is asked for and not there.
+    """
+    asked = os.environ.get("SQLIB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(asked)
+        known = chosen.type == "cpu" or (chosen.type == "cuda" and (chosen.index or 0) < torch.cuda.device_count())
+    except RuntimeError:
+        known = False
+    if not known:
+        raise SqlibError(f"SQLIB_DEVICE={asked}: there is no such device here; unset it, or take cpu")
+    return chosen
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's name as its driver gives it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def prepare(threads: int) -> None:
+    """Before anything is computed: as many threads as the run may have, memory kept, and float32 that is float32.
+
+    On a GPU convolutions would otherwise round their inputs to 10 bits (TF32), and pick their algorithm by its speed.
+    """
+    torch.set_num_threads(threads)
+    keep_memory()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sqlib.config import SqlibError
@@ -57,6 +57,38 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
             f'<figure id="{html.escape(name)}"><img alt="{html.escape(alt)}" width="{shown}" '
             f'height="{round(height * shown / width)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        )
+    )
+
+
+def animation(figs: Sequence, name: str, caption: str, alt: str, seconds: float = 0.8) -> None:
+    """Shows matplotlib figures of one size one after the other, `seconds` each, again and again, and closes them.
+
+    Behind a control that opens it: nothing moves unless a reader asks for it, and closing it stops it. What it shows must
+    stand still elsewhere on the page. No file is written.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import HTML, display
+    from PIL import Image
+
+    _check_name(name)
+    frames = []
+    for fig in figs:
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="png", dpi=90, facecolor="white")
+        frames.append(Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).convert("RGB"))
+        plt.close(fig)
+    moving = io.BytesIO()
+    frames[0].save(
+        moving, "webp", save_all=True, append_images=frames[1:], duration=round(1000 * seconds), lossless=True
+    )
+    width, height = frames[0].size
+    display(
+        HTML(
+            f'<details class="animation"><summary>Watch it move ({len(frames)} pictures, {len(frames) * seconds:.0f} s, '
+            f'again and again until closed)</summary><figure id="{html.escape(name)}"><img alt="{html.escape(alt)}" '
+            f'width="{width}" height="{height}" src="data:image/webp;base64,{base64.b64encode(moving.getvalue()).decode()}">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure></details>"
         )
     )
 

@@ -268,14 +268,20 @@ def _colour_key(fig: Figure, x: float, y: float, height: float, what: str) -> No
 
 @styled
 def film_strip(
-    strips: Sequence, images, labels: Sequence[str] | None = None, epochs: Sequence[int] | None = None, most: int = 10
+    strips: Sequence,
+    images,
+    labels: Sequence[str] | None = None,
+    epochs: Sequence[int] | None = None,
+    most: int = 10,
+    scale: Sequence | None = None,
 ) -> Figure:
     """The maps of the same images after each epoch, epochs downwards: strips is a list of (K,28,28), images (K,28,28).
 
     One scale an image (a column) over the epochs. Beyond `most` epochs, evenly spaced ones are shown, with first and
-    last. `epochs`: their numbers, 1, 2... by default.
+    last. `epochs`: their numbers, 1, 2... by default. `scale`: the strips that decide the scales, where not these ones.
     """
     images = _pixels(images)
+    scale = [np.abs(_array(strip)) for strip in (strips if scale is None else scale)]
     strips = [np.abs(_array(strip)) for strip in strips]
     numbers = list(epochs) if epochs is not None else list(range(1, len(strips) + 1))
     if len(strips) > most:
@@ -285,7 +291,7 @@ def film_strip(
     cell = (WIDTH - left - 0.05) / count
     height = above + (len(strips) + 1) * cell + 0.06 + below
     fig = Figure(figsize=(WIDTH, height))
-    tops = np.quantile(np.stack(strips), 0.998, axis=(0, 2, 3)) if strips else []
+    tops = np.quantile(np.stack(scale), 0.998, axis=(0, 2, 3)) if scale else []
     for r in range(len(strips) + 1):
         bottom = height - above - (r + 1) * cell - 0.06 * (r > 0)
         for c in range(count):
@@ -303,6 +309,11 @@ def film_strip(
     if strips:
         _colour_key(fig, (left + 0.1) / WIDTH, 0.12 / height, height, "size of the map, one scale an image")
     return fig
+
+
+def film_frames(strips: Sequence, images, labels: Sequence[str] | None = None) -> list[Figure]:
+    """`film_strip` one epoch at a time, a figure each, all with the scales of the whole strip."""
+    return [film_strip([strip], images, labels, epochs=[k], scale=strips) for k, strip in enumerate(strips, start=1)]
 
 
 def _shorten(text: str, length: int) -> str:

@@ -110,7 +110,7 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
     alpha = torch.as_tensor(alpha, dtype=torch.float32, device=x.device)
     if alpha.numel() != 1:
         raise ValueError(f"alpha has {alpha.numel()} elements: expected one clip a tensor")
-    if not alpha.is_cuda and not alpha.item() > 0:
+    if alpha.is_cpu and not alpha.item() > 0:
         raise ValueError(f"alpha = {alpha.item()}: the clip must be positive")
     return _Pact.apply(x, alpha.reshape(()), bits, unclipped)
 

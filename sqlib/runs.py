@@ -136,14 +136,20 @@ def save_run(
     """Write `model.safetensors`, `per_image.safetensors`, `result.json` and `packed.safetensors`, each atomically.
 
     metrics: numbers by name (accuracies and rates as fractions). curves: lists of equal length. per_image: (N,) tensors
-    over the test images. started: when the run began, an aware datetime or `time.time()`. SqlibError if not writable.
+    over the test images. started: when the run began, an aware datetime or `time.time()`. SqlibError if not writable, and,
+    before anything is written, for a training that was interrupted (fewer epochs in its history than the run has).
     """
+    if len(history) < run.epochs:
+        raise SqlibError(
+            f"{run.id}: interrupted after epoch {len(history)} of {run.epochs}: nothing is saved; train it to its end"
+        )
     from safetensors.torch import save
 
     from sqlib.deploy import pack
+    from sqlib.machine import device_name
     from sqlib.train import precision
 
-    folder = Path(folder)
+    folder, device = Path(folder), next(model.parameters()).device
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = save(state)
     write_atomically(folder / "model.safetensors", weights)
@@ -168,7 +174,8 @@ def save_run(
             **provenance(started),
             "data": data_sums(run.dataset),
             "seed": run.seed,
-            "precision": str(precision(run, next(model.parameters()).device)).removeprefix("torch."),
+            "device": device_name(device),
+            "precision": str(precision(run, device)).removeprefix("torch."),
         },
     }
     write_atomically(folder / "result.json", to_json(result))

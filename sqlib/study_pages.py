@@ -150,6 +150,8 @@ class Page:
             str(t)[:16].replace("T", " ") for t in (origin["started"], origin["ended"]) if t
         )
         facts["Machine"] = f"{origin['cpu']}, {origin['cores']} cores, {self.study.threads} thread(s) a run"
+        if origin.get("device", "cpu") != "cpu":
+            facts["Trained on"] = origin["device"]
         if "precision" in origin:
             facts["Convolutions in training"] = origin["precision"]
         packages = origin["packages"]

@@ -18,9 +18,9 @@ from torch import Tensor
 from sqlib import metrics
 from sqlib.config import Guidance, Run, SqlibError
 from sqlib.data import Dataset, stratified_indices, to_float
-from sqlib.machine import bfloat16_units, keep_memory
+from sqlib.machine import bfloat16_units, prepare
 from sqlib.models import Network, build_model, computing_in, cost, predict
-from sqlib.quant import gradients_of
+from sqlib.quant import SMALLEST_CLIP, gradients_of
 from sqlib.saliency import explain_pass, input_gradient, mask_least_salient, saliency_map
 
 MAP_IMAGES = 1000
@@ -40,6 +40,10 @@ class Progress:
     strip_images: Tensor
     strip_maps: Tensor
     epochs: int
+
+
+class Diverged(ArithmeticError):
+    """A training step that left the finite numbers; its text says where: a layer's weights, output or clip, or the loss."""
 
 
 def seeded_model(run: Run, device: str | torch.device = "cpu") -> Network:
@@ -117,7 +121,11 @@ def guided_loss(
 def train_step(
     model: Network, optimizer, images: Tensor, labels: Tensor, run: Run, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """One optimiser step on images (N,1,28,28) and labels (N,); `(loss, number right)`, still on the device."""
+    """One optimiser step on images (N,1,28,28) and labels (N,); `(loss, number right)`, still on the device.
+
+    Raises Diverged, before the step is taken, where the loss is not finite, and after it for a clip that is not: on the
+    CPU. On a GPU looking would stall every step; there `fit` looks once an epoch.
+    """
     with computing_in(model.train(), precision(run, images.device)):
         loss, logits = _step(model, optimizer, images, labels, run, generator)
     return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
@@ -129,15 +137,46 @@ def _step(model, optimizer, images, labels, run, generator) -> tuple[Tensor, Ten
     else:
         logits = model(images)
         loss = F.cross_entropy(logits, labels)
-    clips = model.clips().values()
-    penalty = sum(clip.alpha.square() for clip in clips) * run.parameters.clip.penalty
+    if loss.is_cpu and not loss.isfinite():
+        raise Diverged(not_finite(model, images))
+    clips = model.clips()
+    penalty = sum(clip.alpha.square() for clip in clips.values()) * run.parameters.clip.penalty
     optimizer.zero_grad(set_to_none=True)
     with gradients_of("parameters"):
         (loss + penalty).backward()
     optimizer.step()
-    for clip in clips:
+    for layer, clip in clips.items():
         clip.project_()
+        if loss.is_cpu and not clip.alpha.isfinite():
+            raise Diverged(f"the clip of {layer}")
     return loss, logits
+
+
+@torch.no_grad()
+def not_finite(model: Network, images: Tensor) -> str:
+    """The first thing in the network that is not finite for these images: a layer's weights, clip or output, or the loss."""
+    clips = model.clips()
+    for layer in model.layer_names:
+        module = model.get_submodule(layer)
+        if not all(parameter.isfinite().all() for parameter in module.parameters()):
+            return f"the weights of {layer}"
+        if layer in clips and not clips[layer].alpha.isfinite():
+            return f"the clip of {layer}"
+    outputs: dict[str, bool] = {}
+
+    def look(layer: str) -> Callable:
+        def hook(module, inputs, output) -> None:
+            outputs[layer] = bool(output.isfinite().all())
+
+        return hook
+
+    hooks = [model.get_submodule(layer).register_forward_hook(look(layer)) for layer in model.layer_names]
+    try:
+        model(images.detach())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next((f"the output of {layer}" for layer, finite in outputs.items() if not finite), "the loss")
 
 
 def precision(run: Run, device: str | torch.device = "cpu") -> torch.dtype:
@@ -154,15 +193,25 @@ def precision(run: Run, device: str | torch.device = "cpu") -> torch.dtype:
 
 
 def fit(
-    run: Run, data: Dataset, on_epoch: Callable[[Progress], None] | None = None, device: str = "cpu"
+    run: Run,
+    data: Dataset,
+    on_epoch: Callable[[Progress], None] | None = None,
+    on_batch: Callable[[int, int, int], None] | None = None,
+    device: str | torch.device = "cpu",
 ) -> tuple[Network, list[dict]]:
     """Train one run; `(model in eval mode, history with one entry an epoch)`. The test images are not looked at.
 
-    Everything random comes from the run's seed: on one machine the same run gives the same bytes. Raises SqlibError, with
-    epoch and step, when the loss stops being a number.
+    Everything random comes from the run's seed: on one machine the same run gives the same bytes. The data are put on the
+    device once; nothing in a step waits for it.
+
+    Args:
+        on_epoch: called after each epoch, with what there is to see.
+        on_batch: called before each step with (epoch, step, steps an epoch), counted from 1.
+        device: where to train; the model returned is there, too.
+
+    Raises SqlibError, with epoch, batch and layer, when training leaves the finite numbers or a clip closes.
     """
-    torch.set_num_threads(run.threads)
-    keep_memory()
+    prepare(run.threads)
     p = run.parameters
     model = seeded_model(run, device)
     chosen = stratified_indices(data.train_labels, p.images)
@@ -182,20 +231,26 @@ def fit(
         start = time.perf_counter()
         losses, right = [], []
         for batch in torch.randperm(len(images), generator=shuffle).to(device).split(p.batch_size):
+            if on_batch is not None:
+                on_batch(epoch, len(losses) + 1, steps_an_epoch)
             seen = to_float(shifted(images[batch], p.shift, places))
-            loss, correct = train_step(model, optimizer, seen, labels[batch], run, noise)
-            if loss.is_cpu and not loss.isfinite():  # on a GPU looking would stall every step: there, once an epoch
-                raise _diverged(run, epoch, len(losses) + 1)
+            try:
+                loss, correct = train_step(model, optimizer, seen, labels[batch], run, noise)
+            except Diverged as where:
+                raise _diverged(run, epoch, len(losses) + 1, where) from None
             schedule.step()
             losses.append(loss * len(batch))
             right.append(correct)
         seconds = time.perf_counter() - start
         losses = torch.stack(losses)
         if not losses.isfinite().all():
-            raise _diverged(run, epoch, int((~losses.isfinite()).nonzero()[0, 0]) + 1)
+            raise _diverged(run, epoch, int((~losses.isfinite()).nonzero()[0, 0]) + 1, not_finite(model, seen))
+        for layer, clip in model.clips().items():
+            if clip.alpha <= SMALLEST_CLIP:
+                raise _diverged(run, epoch, len(losses), f"the clip of {layer}, which has closed")
         logits = predict(model, val_images)
         if not logits.isfinite().all():  # the last step of an epoch can still break what its loss did not show
-            raise _diverged(run, epoch, len(losses))
+            raise _diverged(run, epoch, len(losses), not_finite(model, val_images[:1]))
         predicted = logits.argmax(dim=1)
         maps = saliency_map(model, val_images[few], predicted[few])
         history.append(
@@ -218,11 +273,27 @@ def fit(
     return model.eval(), history
 
 
-def _diverged(run: Run, epoch: int, step: int) -> SqlibError:
+def _diverged(run: Run, epoch: int, batch: int, where: object) -> SqlibError:
     return SqlibError(
-        f"{run.id}: training diverged: the loss is not a finite number at epoch {epoch}, step {step}; "
+        f"{run.id}: training diverged in epoch {epoch}, batch {batch}, at {where}; "
         "lower training.learning_rate or training.clip.learning_rate"
     )
+
+
+def check_learned(run: Run, history: list[dict]) -> None:
+    """Raises SqlibError for a network that has learned nothing: its last validation accuracy is what guessing gives.
+
+    By guessing one in ten is right; four standard deviations more than that come up once in 30,000 tries.
+    """
+    images = run.parameters.validation_images
+    guessing = 0.1 + 4 * math.sqrt(0.1 * 0.9 / images)
+    found = history[-1]["val_accuracy"]
+    if found <= guessing:
+        raise SqlibError(
+            f"{run.id}: training has failed: after epoch {history[-1]['epoch']} it is right about {found:.1%} of "
+            f"{images:,} validation images, and guessing is right about up to {guessing:.1%}; lower "
+            "training.learning_rate, or start the clips lower (training.clip.start)"
+        )
 
 
 @dataclass
@@ -234,21 +305,26 @@ class Measurements:
     per_image: dict[str, Tensor]
 
 
-def measure(run: Run, model: Network, history: list[dict], data: Dataset, device: str = "cpu") -> Measurements:
-    """The finished run's measurements on the test images: the only place where they are used.
+def measure(run: Run, model: Network, history: list[dict], data: Dataset) -> Measurements:
+    """The finished run's measurements on the test images, on the model's device: the only place where they are used.
 
     Maps: gradient of the predicted class. Faithfulness: deletion on the first `faithfulness_images` test images.
+    Raises SqlibError, before it looks at them, for a run that has learned nothing (`check_learned`).
     """
-    torch.set_num_threads(run.threads)
+    check_learned(run, history)
+    prepare(run.threads)
+    device = next(model.parameters()).device
     images = to_float(data.test_images[: run.evaluation.images]).to(device)
     labels = data.test_labels[: run.evaluation.images].to(device)
     predicted = predict(model, images).argmax(dim=1)
     maps = saliency_map(model, images, predicted)
+    # A thousand at a time: all of them, sorted in float64, would take more memory than everything else.
+    parts = list(zip(maps.split(1000), images.split(1000), strict=True))
     clarity = {
-        "gini": metrics.gini(maps),
-        "entropy": metrics.entropy(maps),
-        "total_variation": metrics.total_variation(maps),
-        "foreground_lift": metrics.foreground_lift(maps, images),
+        "gini": torch.cat([metrics.gini(part) for part, _ in parts]),
+        "entropy": torch.cat([metrics.entropy(part) for part, _ in parts]),
+        "total_variation": torch.cat([metrics.total_variation(part) for part, _ in parts]),
+        "foreground_lift": torch.cat([metrics.foreground_lift(*part) for part in parts]),
     }
     dead = metrics.dead(maps)
 
@@ -282,8 +358,7 @@ def measure(run: Run, model: Network, history: list[dict], data: Dataset, device
 
 def step_seconds(run: Run, repeats: int = 3) -> float:
     """Seconds that one training step of the run takes here (median of `repeats` after a first one), on random pixels."""
-    torch.set_num_threads(run.threads)
-    keep_memory()
+    prepare(run.threads)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(run.parameters.batch_size, 1, 28, 28, generator=generator)
     labels = torch.randint(10, (run.parameters.batch_size,), generator=generator)

@@ -41,7 +41,7 @@ def plant(study, tmp_path):
             gap = 0.4 - lost + noise * generator.standard_normal()
             metrics = {"deletion_auc": 0.5 - gap, "random_auc": 0.5, "test_accuracy": float(1 - wrong.mean())}
             model = build_model(run.network, run.setup)
-            save_run(run.folder(tmp_path), run, model, [], metrics, {}, {**per_image, "dead": gone}, 0.0)
+            save_run(run.folder(tmp_path), run, model, [{}] * run.epochs, metrics, {}, {**per_image, "dead": gone}, 0.0)
         return tmp_path
 
     return make

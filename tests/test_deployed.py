@@ -44,7 +44,7 @@ def test_the_trained_weights_themselves_are_what_is_compared(tmp_path, monkeypat
     for model in models:
         for clip in model.clips().values():
             clip.alpha.data.fill_(2.0)
-    runs.save_run(folder, run, models[0].eval(), [{}], {}, {}, {}, 0.0)
+    runs.save_run(folder, run, models[0].eval(), [{}] * run.epochs, {}, {}, {}, 0.0)
     same = deployed.measure_run(run, folder)
     assert same["packed"]["images"] == same["packed"]["same_predictions"] == 500 and same["packed"]["equal_bit_for_bit"]
     deploy.pack(models[1], tmp_path / "other")

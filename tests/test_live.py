@@ -53,3 +53,31 @@ def test_nothing_is_drawn_where_nobody_watches(monkeypatch):
     picture = live.LiveTraining(Run.make(load_study("smoke"), "mnist", "lenet", "fp32", "standard", 0))
     picture(Progress(None, [entry(1)], torch.rand(10, 28, 28), torch.rand(10, 28, 28), 1))
     assert len(picture.strips) == 1
+
+
+def test_batches_are_told_once_a_second_with_the_time_left(monkeypatch):
+    monkeypatch.delenv("SQLIB_UNWATCHED", raising=False)
+    handles, now = [], iter([100.0, 100.5, 102.0, 102.5])
+
+    def display(what, display_id):
+        handles.append(Handle())
+        return handles[-1]
+
+    monkeypatch.setattr(live, "display", display)
+    monkeypatch.setattr(live.time, "monotonic", lambda: next(now))
+    run = Run.make(load_study("smoke"), "mnist", "lenet", "w2a2", "standard", 0).model_copy(update={"epochs": 2})
+    picture = live.LiveTraining(run)
+    for batch in (2, 5, 6):
+        picture.batch(1, batch, 20)
+    assert len(handles[0].shown) == 1
+    # 4 of 40 steps took 2 s
+    assert "batch 5 of 20" in handles[0].shown[0].data and "about 18 s left" in handles[0].shown[0].data
+
+
+def test_an_interrupted_training_leaves_what_it_had(monkeypatch):
+    monkeypatch.setenv("SQLIB_UNWATCHED", "1")
+    monkeypatch.setattr(live, "display", lambda what, display_id: Handle())
+    picture = live.LiveTraining(Run.make(load_study("smoke"), "mnist", "lenet", "fp32", "standard", 0))
+    model, history = object(), [entry(1)]
+    picture(Progress(model, history, torch.rand(10, 28, 28), torch.rand(10, 28, 28), 3))
+    assert picture.model is model and picture.history == history

@@ -75,7 +75,7 @@ def test_a_run_trains_in_its_precision_and_is_measured_in_float32(precision, mak
 
     monkeypatch.setattr(QuantConv2d, "forward", watch)
     model, history = train.fit(run, blobs)
-    train.measure(run, model, history, blobs)
+    train.measure(run, model, [{**history[-1], "val_accuracy": 1.0}], blobs)
     assert seen == {True: {getattr(torch, precision)}, False: {torch.float32}}
 
 
@@ -85,3 +85,31 @@ def test_both_precisions_learn_the_same(make_run, blobs):
         for precision in ("float32", "bfloat16")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+@pytest.mark.parametrize("asked, there, expected", [(None, False, "cpu"), (None, True, "cuda"), ("cpu", True, "cpu")])
+def test_a_gpu_is_used_where_there_is_one_and_nothing_else_is_asked_for(asked, there, expected, monkeypatch):
+    monkeypatch.delenv("SQLIB_DEVICE", raising=False)
+    if asked:
+        monkeypatch.setenv("SQLIB_DEVICE", asked)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(there))
+    assert machine.device() == torch.device(expected)
+
+
+@pytest.mark.parametrize("asked", ["cuda:7", "gpu", "meta"])
+def test_a_device_that_is_not_there_is_refused(asked, monkeypatch):
+    monkeypatch.setenv("SQLIB_DEVICE", asked)
+    with pytest.raises(SqlibError, match=f"SQLIB_DEVICE={asked}: there is no such device"):
+        machine.device()
+
+
+def test_float32_stays_float32_and_threads_are_as_asked():
+    before = torch.get_num_threads()
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        machine.prepare(1)
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

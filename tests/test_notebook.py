@@ -1,5 +1,6 @@
 """What notebooks show and save, as it arrives in the page and on disk."""
 
+import base64
 import io
 import json
 import re
@@ -148,3 +149,25 @@ def test_finish(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["r.json"]
     with pytest.raises(SqlibError, match=r"r\.json"):
         notebook.finish(tmp_path / "r.json", {"a": object()})
+
+
+def test_an_animation_waits_behind_a_control_and_shows_every_picture(shown):
+    figs = []
+    for height in (1, 2, 3):
+        fig, axis = plt.subplots(figsize=(3, 2))
+        axis.plot([0, height])
+        axis.set_ylim(0, 3)
+        figs.append(fig)
+    notebook.animation(figs, "film", "The <line> rises", 'It "rises"', seconds=0.5)
+    text = shown[0].data
+    assert text.startswith('<details class="animation"><summary>Watch it move (3 pictures, 2 s')
+    assert 'alt="It &quot;rises&quot;"' in text and "The &lt;line&gt; rises" in text
+    film = Image.open(io.BytesIO(base64.b64decode(text.split("base64,")[1].split('"')[0])))
+    assert (film.format, film.n_frames, film.info["loop"]) == ("WEBP", 3, 0)
+    assert f'width="{film.width}" height="{film.height}"' in text
+    pictures = set()
+    for k in range(3):
+        film.seek(k)
+        pictures.add(film.convert("RGB").tobytes())
+    assert len(pictures) == 3
+    assert not any(plt.fignum_exists(fig.number) for fig in figs)

@@ -238,3 +238,15 @@ def test_runs_known_only_from_the_table_are_used_and_named(tmp_path, study, runs
     assert list(rows["setup"]) == ["fp32", "fp32", "w2a2", "w2a2"]
     assert list(rows["training"])[:2] == ["standard", "saliency_guided"]
     assert len(missing) == len(study.runs()) - 4 and "mnist/lenet/w4a4/standard/seed0" in missing
+
+
+def test_the_frames_of_a_film_share_the_scales_of_the_whole_strip():
+    images = torch.rand(3, 28, 28)
+    strips = [torch.full((3, 28, 28), 1.0), torch.full((3, 28, 28), 4.0)]
+    frames = plots.film_frames(strips, images, labels=["a", "b", "c"])
+    assert len(frames) == 2 and frames[0].get_size_inches().tolist() == frames[1].get_size_inches().tolist()
+
+    def tops(fig):
+        return [image.norm.vmax for axis in fig.axes for image in axis.images if image.norm.vmax not in (None, 1.0)]
+
+    assert tops(frames[0]) == tops(frames[1]) != tops(plots.film_strip(strips[:1], images))

@@ -39,7 +39,7 @@ def reports(study, tmp_path):
         model, one = seeded_model(run), {"dead": torch.zeros(1)}
         for clip in model.clips().values():  # behind a clip of 10 an untrained 2-bit lenet5 is dead
             clip.alpha.data.fill_(2.0)
-        runs.save_run(run.folder(tmp_path), run, model, [], {"test_accuracy": 0.1}, {}, one, started=0.0)
+        runs.save_run(run.folder(tmp_path), run, model, [{}] * run.epochs, {"test_accuracy": 0.1}, {}, one, started=0.0)
     return tmp_path
 
 

@@ -31,7 +31,8 @@ def saved(study, tmp_path):
     write_stamps(study, tmp_path)
     per_image = {"prediction": torch.arange(5), "gini": torch.tensor([0.1, 0.2, 0.3, 0.4, float("nan")])}
     curves = {"fractions": [0.0, 0.1], "deletion": [1.0, 0.5], "random": [1.0, 0.9]}
-    runs.save_run(folder, run, model, [{"epoch": 1}], METRICS, curves, per_image, time.time() - 2)
+    history = [{"epoch": epoch + 1} for epoch in range(run.epochs)]
+    runs.save_run(folder, run, model, history, METRICS, curves, per_image, time.time() - 2)
     return run, folder, model.eval()
 
 
@@ -227,3 +228,10 @@ def test_every_source_that_is_named_exists():
                 assert list((runs.REPOSITORY / "sqlib").glob(name))
             else:
                 assert (runs.REPOSITORY / "sqlib" / f"{name}.py").exists()
+
+
+def test_an_interrupted_training_is_not_saved(study, tmp_path):
+    run = study.runs()[0].model_copy(update={"epochs": 3})
+    with pytest.raises(SqlibError, match=r"interrupted after epoch 1 of 3: nothing is saved"):
+        runs.save_run(tmp_path / "run", run, None, [{"epoch": 1}], {}, {}, {}, time.time())
+    assert not (tmp_path / "run").exists()

@@ -218,7 +218,8 @@ def test_a_run_that_the_study_has_made_is_not_trained_again(tmp_path, monkeypatc
     assert sweeps.runs_in(study, found["default"]) == [run.id for run in own]
     assert sweeps.runs_in(study, found["clip_start=1"]) == []
     history = [
-        {"epoch": 1, "val_accuracy": 0.25, "val_dead_map_rate": 0.0, "val_gini": 0.5, "clips": {}, "seconds": 2.0}
+        {"epoch": epoch, "val_accuracy": 0.25, "val_dead_map_rate": 0.0, "val_gini": 0.5, "clips": {}, "seconds": 2.0}
+        for epoch in range(1, own[0].epochs + 1)
     ]
     for run in own:
         folder, model = run.folder(tmp_path), torch.nn.Linear(1, 1)

@@ -220,8 +220,104 @@ def test_a_loss_that_is_no_number_is_one_clear_error(bits, training, make_run, b
         return model
 
     monkeypatch.setattr(train, "seeded_model", broken)
-    with pytest.raises(SqlibError, match="epoch 1, step 1"):
+    with pytest.raises(SqlibError, match="epoch 1, batch 1, at the weights of fc3"):
         train.fit(make_run(bits, training), blobs)
+
+
+@pytest.mark.parametrize("network", ["lenet", "sgt_cnn"])
+@pytest.mark.parametrize("training", ["standard", "saliency_guided"])
+@pytest.mark.parametrize("bits", [2, 4, 32])
+def test_a_step_stays_on_its_device_and_waits_for_nothing(bits, training, network, make_run):
+    # Tensors on "meta" have no values: reading one, or mixing them with the CPU's, raises. So it would stall a GPU's step.
+    run = make_run(bits, training, network=network)
+    model = train.seeded_model(run, "meta")
+    optimizer = torch.optim.Adam(model.parameters())  # the fused one knows no "meta"
+    images = train.shifted(torch.rand(8, 1, 28, 28, device="meta"), 1)
+    loss, right = train.train_step(model, optimizer, images, torch.zeros(8, dtype=torch.long, device="meta"), run)
+    assert loss.is_meta and right.is_meta and all(parameter.grad.is_meta for parameter in model.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------- divergence
+
+
+def test_training_that_diverges_names_epoch_batch_and_layer(make_run, blobs, monkeypatch):
+    run = make_run(4, batch_size=20, epochs=2)
+    step, seen = train.train_step, []
+
+    def poisoned(model, *arguments):
+        seen.append(model)
+        if len(seen) == 13:
+            with torch.no_grad():
+                model.fc1.weight[3, 5] = math.inf
+        return step(model, *arguments)
+
+    monkeypatch.setattr(train, "train_step", poisoned)
+    with pytest.raises(SqlibError, match=r"diverged in epoch 2, batch 3, at the weights of fc1; lower") as error:
+        train.fit(run, blobs)
+    assert run.id in str(error.value)
+
+
+def test_what_is_not_finite_is_named_by_layer(make_run):
+    def model_with(change):
+        model = train.seeded_model(make_run(4))
+        with torch.no_grad():
+            change(model)
+        return model
+
+    images = torch.rand(2, 1, 28, 28)
+    for change, where in [
+        (lambda model: model.conv2.bias.fill_(math.nan), "the weights of conv2"),
+        (lambda model: model.clips()["fc1"].alpha.fill_(math.inf), "the clip of fc1"),
+        (lambda model: model.fc3.bias.fill_(3e38).mul_(2), "the weights of fc3"),
+        (lambda model: model.conv1.bias.fill_(3e38), "the output of"),
+        (lambda model: None, "the loss"),
+    ]:
+        assert train.not_finite(model_with(change), images * (3e38 if "output" in where else 1)).startswith(where)
+
+
+def test_a_clip_that_leaves_the_numbers_is_named(make_run, batch):
+    run = make_run(2, clip=Clip(start=1.0, penalty=0.0))
+    model = train.seeded_model(run)
+    optimizer, _ = train.make_optimizer(model, run, 10)
+    optimizer.param_groups[1]["lr"] = math.inf
+    with pytest.raises(train.Diverged, match="the clip of conv1"):
+        train.train_step(model, optimizer, *batch, run)
+
+
+def test_a_clip_that_closes_stops_the_training(make_run, blobs):
+    run = make_run(4, clip=Clip(start=0.05, penalty=1.0, learning_rate=1.0))
+    with pytest.raises(SqlibError, match=r"epoch 1, batch 4, at the clip of conv1, which has closed"):
+        train.fit(run, blobs)
+
+
+def test_a_network_that_guesses_is_not_measured(make_run, blobs, monkeypatch):
+    run = make_run(4)
+    monkeypatch.setattr(train, "predict", None)  # no test image is looked at
+    for found in (0.05, 0.35):
+        with pytest.raises(
+            SqlibError, match=rf"failed: after epoch 3 it is right about {found:.1%} of 20 .* up to 36.8%"
+        ):
+            train.measure(run, train.seeded_model(run), [{"epoch": 3, "val_accuracy": found}], blobs)
+    train.check_learned(run, [{"epoch": 1, "val_accuracy": 0.4}])
+
+
+def test_every_batch_is_announced(make_run, blobs):
+    said = []
+    train.fit(make_run(32, epochs=2), blobs, on_batch=lambda *where: said.append(where))
+    assert said == [(epoch, batch, 4) for epoch in (1, 2) for batch in (1, 2, 3, 4)]
+
+
+def test_maps_of_every_epoch_are_those_of_up_to_a_thousand_images_evenly_from_all_classes(make_run, blobs, monkeypatch):
+    explained = []
+
+    def count(model, images, targets, *how):
+        explained.append(len(images))
+        return saliency_map(model, images, targets, *how)
+
+    monkeypatch.setattr(train, "saliency_map", count)
+    monkeypatch.setattr(train, "MAP_IMAGES", 10)
+    train.fit(make_run(32, validation_images=20), blobs)
+    assert explained == [10]
 
 
 # ----------------------------------------------------------------------------------------------------- measurements
@@ -263,7 +359,7 @@ def test_measure(make_run, blobs):
 
 
 def test_measuring_twice_gives_the_same(make_run, blobs):
-    run = make_run(2)
+    run = make_run(4, epochs=2, batch_size=20)
     model, history = train.fit(run, blobs)
     first, second = (train.measure(run, model, history, blobs) for _ in range(2))
     assert repr((first.metrics, first.curves)) == repr((second.metrics, second.curves))
