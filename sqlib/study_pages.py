@@ -151,14 +151,15 @@ class Page:
         render(self.notebook, self.html, self.title, crumbs, self.facts(), before, after, self._related())
 
     def _neighbours(self) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
-        """The pages before and after in reading order: those about the whole study, or those of runs of the same kind."""
+        """The pages before and after in reading order: those about the whole study, its sweeps, or runs of the same kind.
+
+        The sweeps stand for themselves: not every study makes them, and no page waits for them.
+        """
+        alone = self.run is not None or self.kind == "sweep"
         order = [
             page
             for page in Page.all(self.study)
-            if (page.kind == self.kind if self.run else page.run is None)
-            and (
-                page.kind != "sweep" or page.html == self.html or page.html.exists()
-            )  # not every study makes its sweeps
+            if (page.kind == self.kind if alone else page.run is None and page.kind != "sweep")
         ]
         at = [page.html for page in order].index(self.html) if self.html in [page.html for page in order] else None
         before = self._link(order[at - 1]) if at else None

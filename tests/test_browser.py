@@ -152,7 +152,9 @@ def test_a_reader_can_walk_through_the_study(browser, smoke):
     while tab.locator("a[rel=next]").count():
         tab.locator("a[rel=next]").click()
         seen.append(Path(urlsplit(tab.url).path).name)
-    assert seen == [page.html.name for page in Page.all(load_study("smoke")) if page.run is None]
+    assert seen == [
+        page.html.name for page in Page.all(load_study("smoke")) if page.run is None and page.kind != "sweep"
+    ]
     while tab.locator("a[rel=prev]").count():
         tab.locator("a[rel=prev]").click()
     assert tab.url.endswith("/index.html")
