@@ -88,7 +88,7 @@ def test_pages_show_it_as_text(evil, tmp_path, monkeypatch):
     page = assert_harmless((tmp_path / "n.html").read_text())
     plain = evil.replace("\x1b[31m", "")
     assert (
-        page.title.text in (evil, plain)
+        (plain in page.title.text or evil in page.title.text)
         and plain in page.find("caption").text
         and plain in page.find("figcaption").text
     )

@@ -272,7 +272,7 @@ def write_results(reports, study, sweep, accuracy, dead, gini):
             rows.append({"seed": run.seed, "history": [last]})
         path = trial.path(reports)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"seeds": rows, "runs": [run.model_dump(mode="json") for run in trial.runs]}))
+        path.write_bytes(runs.to_json({"seeds": rows, "runs": [run.model_dump(mode="json") for run in trial.runs]}))
 
 
 FLAT = {"baseline": [0.9] * 3, "default": [0.80, 0.81, 0.82]}
