@@ -57,13 +57,13 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PYTHON) -m jupyter lab --notebook-dir=notebooks
 
 test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (15 minutes at most on two cores)
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -rs
 
 test-faults: $(READY)  ## kill and damage a small study in every way we know, and see it made whole (half an hour; FAULTS=3 for fewer kills)
-	@$(PYTHON) -m pytest tests/faults
+	@$(PYTHON) -m pytest -rs tests/faults
 
 test-cluster: $(READY)  ## make a small study on a SLURM cluster of two nodes started here, one of them lost half-way (root; Debian's slurm-wlm, munge)
-	@$(PYTHON) -m pytest tests/cluster
+	@$(PYTHON) -m pytest -rs tests/cluster
 
 lint: $(READY)  ## check style and formatting
 	@$(PYTHON) -m ruff check

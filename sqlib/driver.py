@@ -294,6 +294,19 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
+def logged(log: Path) -> str:
+    """What a job's last attempt has said."""
+    try:
+        return log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "it left no log"
+
+
+def logged_errors(log: Path) -> list[str]:
+    """The errors in a job's log, a line each."""
+    return re.findall(r"^error: (.*)$", logged(log), flags=re.MULTILINE)
+
+
 def last_words(output: str) -> str:
     """The last line of a program's output that says something, or that names an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
@@ -352,13 +365,9 @@ class Progress:
             return None
         job = self.jobs[number]
         log = self.reports / job.log
-        try:
-            said = log.read_text(errors="replace")
-        except OSError:
-            said = "it left no log"
-        errors = re.findall(r"^error: (.*)$", said, flags=re.MULTILINE)
+        errors = logged_errors(log)
         what = f"{job.rule} {job.target}".strip()
-        self.failed[number] = f"{what}: {errors[-1] if errors else last_words(said)} (log: {shown(log)})"
+        self.failed[number] = f"{what}: {errors[-1] if errors else last_words(logged(log))} (log: {shown(log)})"
         return f"{self._number()} FAILED {self.failed[number]}"
 
     def _number(self) -> str:

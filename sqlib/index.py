@@ -2,12 +2,12 @@
 
 import base64
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlib.claims import read_claims, signed, unit_of
 from sqlib.config import NETWORK_LAYERS, Run, SqlibError, Study, dataset_title
+from sqlib.driver import logged_errors
 from sqlib.files import write_atomically
 from sqlib.pages import check_size, render_page, table_html
 from sqlib.runs import collect, compare_page, read_result
@@ -315,7 +315,7 @@ def _missing(study: Study, reports: Path):
             lines.append({"run": run.id, "cell": cell, "error": error, "see": links(run.id, files)})
     for log in sorted((reports / "logs").rglob("*.log")):
         name = log.relative_to(reports / "logs").with_suffix("")
-        if name.name in ("train", "reproduce", "index") or not _errors(log):
+        if name.name in ("train", "reproduce", "index") or not logged_errors(log):
             continue
         own = reports / "runs" / name if name.name == "saliency" else reports / "notebooks" / name
         files = {"log": log, "notebook": own.with_suffix(".ipynb")}
@@ -325,14 +325,6 @@ def _missing(study: Study, reports: Path):
         return None
     frame = pandas.DataFrame(lines).rename(columns={"run": "run or job"}).set_index("run or job")
     return Markup(table_html(frame, "failed", "Runs without a result and jobs that failed, with their last error."))
-
-
-def _errors(log: Path) -> list[str]:
-    """The errors in a job's log, one line each. (A log is that of the last attempt only.)"""
-    try:
-        return re.findall(r"^error: (.*)$", log.read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE)
-    except OSError:
-        return []
 
 
 def _last_error(executed: Path, log: Path) -> tuple[str, str]:
@@ -349,7 +341,7 @@ def _last_error(executed: Path, log: Path) -> tuple[str, str]:
                 code = [line.strip() for line in cell.source.splitlines() if line.strip() and line.strip()[0] != "#"]
                 error = next((line.strip() for line in str(output.evalue).splitlines() if line.strip()), "")
                 return f"{number}: {code[0][:60]}" if code else str(number), f"{output.ename}: {error}"[:300]
-    if errors := _errors(log):
+    if errors := logged_errors(log):
         return "–", errors[-1][:300]
     return "–", "stopped before its end" if executed.exists() or log.exists() else "not run yet"
 

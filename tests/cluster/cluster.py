@@ -12,6 +12,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from processes import below
+
 from sqlib.driver import die_with_parent
 
 TOOLS = ("slurmctld", "slurmd", "munged", "squeue", "unshare", "nsenter")
@@ -62,18 +64,6 @@ def missing() -> str:
         text=True,
     )
     return f"no namespaces may be made here: {tried.stderr.strip()}" if tried.returncode else ""
-
-
-def below(pid: int) -> list[int]:
-    """Every process below this one, parents before children."""
-    found = [pid]
-    for parent in found:
-        try:
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-        except OSError:
-            continue
-    return found[1:]
 
 
 class Cluster:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from processes import below
 
-from cluster import Cluster, below, missing
+from cluster import Cluster, missing
 from sqlib import runs
 from sqlib.config import REPOSITORY, load_study
 from sqlib.driver import job_prefix

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from processes import below
 
 from sqlib import runs
 from sqlib.config import REPOSITORY, load_study
@@ -97,21 +98,6 @@ def finished(undisturbed, tmp_path):
     return study
 
 
-def children(pid: int) -> list[int]:
-    """Every process below this one, the youngest generation last."""
-    found, parents = [], [pid]
-    while parents:
-        parent = parents.pop(0)
-        try:
-            below = [int(child) for task in Path(f"/proc/{parent}/task").iterdir()
-                     for child in (task / "children").read_text().split()]  # fmt: skip
-        except OSError:
-            continue
-        found += below
-        parents += below
-    return found
-
-
 def heals(study: Study, expected: dict[str, str]) -> subprocess.CompletedProcess:
     """The same command makes the study whole, with the same numbers, and has nothing left to do afterwards."""
     done = study.make()
@@ -130,9 +116,9 @@ def test_kill_9_at_any_moment(undisturbed, tmp_path):
     while killed < KILLS:
         process = study.start()
         time.sleep(chance.uniform(0.5, 25))
-        below = children(process.pid)
+        jobs = below(process.pid)
         if process.poll() is None:
-            victim = chance.choice([process.pid, *below])
+            victim = chance.choice([process.pid, *jobs])
             try:
                 os.kill(victim, signal.SIGKILL)
                 killed += 1
@@ -146,11 +132,11 @@ def test_kill_9_at_any_moment(undisturbed, tmp_path):
     heals(study, expected)
 
 
-def below(process: subprocess.Popen, word: str, patience: float = 120) -> int:
+def child_with(process: subprocess.Popen, word: str, patience: float = 120) -> int:
     """The first process below this one whose command line holds the word, once there is one."""
     until = time.monotonic() + patience
     while time.monotonic() < until and process.poll() is None:
-        for child in children(process.pid):
+        for child in below(process.pid):
             try:
                 command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
             except OSError:
@@ -164,7 +150,7 @@ def below(process: subprocess.Popen, word: str, patience: float = 120) -> int:
 def test_a_kernel_killed_in_mid_cell_is_one_failed_job(undisturbed, tmp_path):
     study = Study(tmp_path / "study")
     process = study.start()
-    kernel = below(process, "ipykernel_launcher")
+    kernel = child_with(process, "ipykernel_launcher")
     time.sleep(2)
     os.kill(kernel, signal.SIGKILL)
     out, err = process.communicate(timeout=900)
@@ -188,7 +174,7 @@ def test_ctrl_c_at_any_moment(undisturbed, tmp_path):
     for _ in range(3):
         process = study.start()
         time.sleep(chance.uniform(3, 20))
-        jobs = children(process.pid)
+        jobs = below(process.pid)
         os.kill(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
         if process.returncode == 0:
