@@ -26,6 +26,13 @@ def product_flops(size: int) -> int:
     return FLOPS_PER_MAC * size**3
 
 
-def step_flops(model: Network, batch: int) -> int:
-    """Floating-point operations of the matrix products in one ordinary training step; nothing else is counted."""
-    return FLOPS_PER_MAC * STEP_OVER_FORWARD * batch * sum(model.macs.values())
+def step_flops(model: Network, batch: int, training: str = "standard") -> int:
+    """Floating-point operations of the matrix products in one training step; nothing else is counted.
+
+    A guided step explains (forward, backward to the image) and trains on two batches; where nothing is dropped
+    the pass that is explained is one of the two that are trained.
+    """
+    passes = STEP_OVER_FORWARD
+    if training == "saliency_guided":
+        passes = 2 * STEP_OVER_FORWARD + (2 if model.drops() else 1)
+    return FLOPS_PER_MAC * passes * batch * sum(model.macs.values())

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,17 @@ def test_arithmetic_of_a_step():
     model = build_model("lenet", load_setup("fp32"))
     macs = 24 * 24 * 25 * 32 + 8 * 8 * 25 * 32 * 64 + 1024 * 128 + 128 * 10
     assert gemm.step_flops(model, batch=512) == 512 * 6 * macs
+    assert gemm.step_flops(model, 512, "saliency_guided") * 3 == gemm.step_flops(model, 512) * 7
+    dropping = build_model("sgt_cnn", load_setup("fp32"))
+    assert gemm.step_flops(dropping, 1, "saliency_guided") * 3 == gemm.step_flops(dropping, 1) * 8
     assert gemm.product_flops(10) == 2000
+
+
+def test_the_ceiling_is_the_ratio_with_nothing_but_arithmetic_below():
+    case = benchmark.Case("r", "c", ("over", lambda: lambda: time.sleep(0.02)), ("under", lambda: lambda: None),
+                          arithmetic=(4e9, "float32"))  # fmt: skip
+    found = benchmark.measure(case, 3, 0, {"float32_gflops": {"median": 200.0}})
+    assert found["ceiling"] == found["seconds"]["over"] * 50 > 1
 
 
 def fixed(*medians):
@@ -94,7 +105,7 @@ def test_quick_run_writes_every_ratio(tmp_path, capsys, monkeypatch):
 
     rows = benchmark.readme_block(results).splitlines()
     assert all(sum(f"`{ratio}`" in row for row in rows) == 1 for ratio in benchmark.TARGETS)
-    assert all(row.count("|") == 7 for row in rows if row.startswith("|"))
+    assert all(row.count("|") == 8 for row in rows if row.startswith("|"))
 
     printed = capsys.readouterr().out
     assert all(ratio in printed for ratio in benchmark.TARGETS)
