@@ -518,10 +518,11 @@ def publish(
 ) -> None:
     """Copy a complete study to reports/reference.
 
-    Its pages, results, tables and figures, and the models of its first seed; the main table goes into README.md.
+    Its pages, results, tables and figures, and the models of its first seed; the main table goes into README.md, what to
+    expect elsewhere into REPRODUCING.md.
     """
     from sqlib.publish import LIMIT_BYTES, publish_study
-    from sqlib.readme import results_block, update_readme
+    from sqlib.readme import EXPECTED, expected_block, results_block, update_readme
 
     study = load_study(name)
     if name != "paper" and not force:
@@ -546,6 +547,7 @@ def publish(
     if name == "paper" and target.is_relative_to(REPOSITORY):
         pictures = f"{target.relative_to(REPOSITORY)}/figures"
         update_readme(REPOSITORY / "README.md", results_block(study, reports, pictures))
+        update_readme(REPOSITORY / "REPRODUCING.md", expected_block(study, reports), EXPECTED)
     print(f"{shown(target)}: {size / 1e6:.1f} MB from study {name}")
     if left_out:
         print(f"left out to stay under {LIMIT_BYTES / 1e6:.0f} MB: {', '.join(left_out)}")

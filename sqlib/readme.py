@@ -1,15 +1,51 @@
-"""The parts of README.md that are made from results: `make publish` and `make bench` write theirs between two marks."""
+"""The parts of README.md and REPRODUCING.md that are made from results, by `make publish` and `make bench`, between two marks."""
 
 import os
 from pathlib import Path
 
+from sqlib.check import tolerances
 from sqlib.config import SqlibError, Study, dataset_title
 from sqlib.files import write_atomically
 from sqlib.index import answer, headline_frame
-from sqlib.runs import collect
+from sqlib.runs import collect, read_result
 
 START, END = "<!-- results: made by `make publish`, not by hand -->", "<!-- end of results -->"
 BENCHMARKS = "<!-- benchmarks: made by `make bench`, not by hand -->", "<!-- end of benchmarks -->"
+
+EXPECTED = "<!-- expected: made by `make publish`, not by hand -->", "<!-- end of expected -->"
+EXPECTED_METRICS = {
+    "test_accuracy": ("test accuracy, points", 100, 2),
+    "gini": ("Gini index", 1, 3),
+    "faithfulness_gap": ("faithfulness gap", 1, 3),
+    "dead_map_rate": ("dead maps, points", 100, 1),
+}
+"""Metrics whose tolerances are shown: name, factor, digits."""
+
+
+def expected_block(study: Study, reports: Path) -> str:
+    """Markdown of what a fresh study may differ by from this one on another machine, and of what making this one took."""
+    found = tolerances(study, reports)
+    lines = [
+        "| | " + " | ".join(title for title, _, _ in EXPECTED_METRICS.values()) + " |",
+        "| --- |" + " --- |" * len(EXPECTED_METRICS),
+    ]
+    for dataset in study.datasets:
+        cells = [
+            f"{factor * found[dataset, metric]:.{digits}f}" for metric, (_, factor, digits) in EXPECTED_METRICS.items()
+        ]
+        lines.append(f"| {dataset_title(dataset)} | {' | '.join(cells)} |")
+    made = [read_result(run.folder(reports))["provenance"] for run in study.runs()]
+    hours = sum(origin["seconds"] for origin in made) / 3600
+    peak = max(origin["peak_memory_mb"] for origin in made)
+    size = sum(path.stat().st_size for path in reports.rglob("*") if path.is_file()) / 1e6
+    machines = sorted({f"{origin['cpu']}, {origin['cores']} cores" for origin in made})
+    revisions = sorted({origin["git"]["revision"][:12] for origin in made if origin["git"]})
+    lines += [
+        "",
+        f"Made from {', '.join(revisions) or 'no git'} on {'; '.join(machines)}: training and measuring the {len(made)} runs "
+        f"took {hours:.1f} core hours, {peak:,} MB of memory at most; all that was made fills {size:.0f} MB.",
+    ]
+    return "\n".join(lines)
 
 
 def results_block(study: Study, reports: Path, pictures: str) -> str:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sqlib.config import REPOSITORY, SqlibError
-from sqlib.readme import BENCHMARKS, END, START, update_readme
+from sqlib.config import REPOSITORY, SqlibError, load_study
+from sqlib.readme import BENCHMARKS, END, EXPECTED, START, expected_block, update_readme
 
 
 def test_only_what_stands_between_the_marks_changes_and_twice_is_once(tmp_path):
@@ -24,9 +24,11 @@ def test_a_readme_without_marks_is_refused_and_left_alone(tmp_path):
     assert readme.read_text() == "no marks"
 
 
-@pytest.mark.parametrize("start, end", [(START, END), BENCHMARKS])
-def test_the_readme_of_the_repository_has_the_marks(start, end):
-    text = (REPOSITORY / "README.md").read_text()
+@pytest.mark.parametrize(
+    "page, start, end", [("README.md", START, END), ("README.md", *BENCHMARKS), ("REPRODUCING.md", *EXPECTED)]
+)
+def test_the_pages_of_the_repository_have_the_marks(page, start, end):
+    text = (REPOSITORY / page).read_text()
     assert text.count(start) == text.count(end) == 1 and text.index(start) < text.index(end)
 
 
@@ -37,3 +39,13 @@ def test_each_pair_of_marks_has_its_own_block(tmp_path):
     update_readme(readme, "speed", BENCHMARKS)
     text = readme.read_text()
     assert text.index(START) < text.index("study") < text.index(END) < text.index("speed") < text.index(BENCHMARKS[1])
+
+
+def test_what_to_expect_is_what_the_published_results_give():
+    study, text = load_study("paper"), (REPOSITORY / "REPRODUCING.md").read_text()
+    block = expected_block(study, REPOSITORY / "reports/reference")
+    found = text[text.index(EXPECTED[0]) + len(EXPECTED[0]) : text.index(EXPECTED[1])]
+    without_size = block.rsplit("; all that was made", 1)[0]  # the whole study is larger than what is published of it
+    assert found.strip().startswith(without_size)
+    table = block.split("\n\n")[0]
+    assert len(table.splitlines()) == 2 + len(study.datasets) and "nan" not in table
