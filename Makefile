@@ -7,7 +7,7 @@ PYTHON3 ?= python3
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test test-faults test-cluster lint bench bench-conda scale profile lock clean distclean unlock
+.PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test test-faults test-cluster lint bench bench-conda scale elsewhere profile lock clean distclean unlock
 
 # An active conda environment that has what is needed is used as it is; else .venv, built on first use.
 CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
@@ -74,6 +74,9 @@ bench: $(READY) $(BENCH)  ## measure how fast training is, against its targets: 
 
 scale: $(READY)  ## measure how cost grows with batch, width, runs and cores: benchmarks/scale.json (idle machine, half an hour)
 	@$(PYTHON) benchmarks/scale.py
+
+elsewhere: $(READY)  ## measure what other threads, precisions and processors change in a run: benchmarks/elsewhere.json (10 minutes)
+	@$(PYTHON) benchmarks/elsewhere.py
 
 # KINETO_LOG_LEVEL: or the profiler reports on stderr, for every step, when it starts and that there is no GPU.
 profile: $(READY)  ## show where a training step's time goes: benchmarks/profile.txt

@@ -10,6 +10,7 @@ from sqlib.index import answer, headline_frame
 from sqlib.runs import collect, read_result
 
 START, END = "<!-- results: made by `make publish`, not by hand -->", "<!-- end of results -->"
+ELSEWHERE = "<!-- elsewhere: made by `make elsewhere`, not by hand -->", "<!-- end of elsewhere -->"
 BENCHMARKS = "<!-- benchmarks: made by `make bench`, not by hand -->", "<!-- end of benchmarks -->"
 
 EXPECTED = "<!-- expected: made by `make publish`, not by hand -->", "<!-- end of expected -->"

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import authors
 import brevitas_net
+import elsewhere
 import gemm
 import run as benchmark
 import timing
-from sqlib.config import load_setup
+from sqlib import runs
+from sqlib.config import REPOSITORY, load_setup
 from sqlib.machine import bfloat16_units
 from sqlib.models import build_model
 from sqlib.saliency import input_gradient, mask_least_salient
@@ -179,3 +182,27 @@ def test_the_brevitas_network_has_our_layers():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == layers and len(layers) == 4
+
+
+def test_what_differs_elsewhere_is_held_against_the_same_seed_and_the_published_numbers(tmp_path):
+    seeds = [run.seed for run in elsewhere.runs()]
+    published = {run.seed: runs.read_result(run.folder(REPOSITORY / "reports/reference")) for run in elsewhere.runs()}
+    for variant in elsewhere.VARIANTS:
+        for seed in seeds:
+            metrics = {name: published[seed]["metrics"][name] for name in elsewhere.METRICS}
+            tensors = {"weight.fc1": torch.full((3,), float(seed)), "prediction": torch.arange(10) + 10 * seed}
+            if variant == "float32":
+                metrics["gini"] += 0.25
+                tensors["weight.fc1"] = tensors["weight.fc1"] + 1
+                tensors["prediction"] = tensors["prediction"].clone().index_fill_(0, torch.tensor([0]), 99)
+            path = tmp_path / f"{variant}-{seed}.safetensors"
+            save_file(tensors, path, metadata={"metrics": json.dumps(metrics)})
+    results = elsewhere.compare(tmp_path, seeds)
+    assert len(seeds) == 3 and all(results["as_published"].values())
+    threads, single = results["variants"]["two threads"], results["variants"]["float32"]
+    assert all(entry["same_weights"] and entry["answers_that_differ"] == 0 for entry in threads)
+    assert all(not entry["same_weights"] and entry["answers_that_differ"] == 0.1 for entry in single)
+    assert [round(entry["change"]["gini"], 9) for entry in single] == [0.25] * 3
+    assert results["seeds"]["answers_that_differ"] == [1.0] * 3
+    text = elsewhere.table({**results, "provenance": runs.provenance(0.0)})
+    assert "| two threads | 3 of 3 | 0.0, 0.0, 0.0 |" in text and "+0.250, +0.250, +0.250" in text

@@ -3,7 +3,7 @@
 import pytest
 
 from sqlib.config import REPOSITORY, SqlibError, load_study
-from sqlib.readme import BENCHMARKS, END, EXPECTED, START, expected_block, update_readme
+from sqlib.readme import BENCHMARKS, ELSEWHERE, END, EXPECTED, START, expected_block, update_readme
 
 
 def test_only_what_stands_between_the_marks_changes_and_twice_is_once(tmp_path):
@@ -25,7 +25,13 @@ def test_a_readme_without_marks_is_refused_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page, start, end", [("README.md", START, END), ("README.md", *BENCHMARKS), ("REPRODUCING.md", *EXPECTED)]
+    "page, start, end",
+    [
+        ("README.md", START, END),
+        ("README.md", *BENCHMARKS),
+        ("REPRODUCING.md", *EXPECTED),
+        ("REPRODUCING.md", *ELSEWHERE),
+    ],
 )
 def test_the_pages_of_the_repository_have_the_marks(page, start, end):
     text = (REPOSITORY / page).read_text()
