@@ -174,9 +174,9 @@ def test_jobs_that_failed_are_named_when_all_runs_are_there(full):
     assert "Some pages could not be made" in full.page.read_text()
 
 
-def test_index_is_offline_and_fits_a_phone(full, tmp_path):
+def test_index_is_offline_and_fits_a_phone(full):
     assert_offline(full.page)
-    assert_fits(full.page, 360, tmp_path)
+    assert_fits(full.page, 360)
 
 
 def test_index_of_nothing(study, tmp_path):
