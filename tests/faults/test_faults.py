@@ -1,6 +1,7 @@
 """The fault campaign: whatever happens to a study, the same command makes it whole again, with the numbers of an undisturbed one.
 
-`make test-faults` runs all of it over a micro study of two runs on a few hundred real images; FAULTS=3 limits the kills.
+`make test-faults` runs all of it over a micro study of two runs on a few hundred real images; FAULTS=3 limits the kills, and
+SAMPLE=yes takes a fault of each kind.
 Expected of every fault: nothing that was finished is lost, nothing that is damaged is believed, nothing has to be
 cleaned by hand, and the error, where there is one, is a line.
 """
@@ -23,6 +24,7 @@ from sqlib import runs
 from sqlib.config import REPOSITORY, load_study
 
 pytestmark = pytest.mark.faults
+sample = pytest.mark.sample
 KILLS = int(os.environ.get("FAULTS", "20"))
 MICRO = {
     "title": "A study of seconds",
@@ -108,7 +110,8 @@ def heals(study: Study, expected: dict[str, str]) -> subprocess.CompletedProcess
     return done
 
 
-def test_kill_9_at_any_moment(undisturbed, tmp_path):
+@sample
+def test_kill_9_at_any_moment(undisturbed, tmp_path, record_property):
     """Of make's process, of Snakemake, of a job or of a notebook's kernel, again and again until the study is finished."""
     expected = undisturbed[1]
     chance = random.Random(0)
@@ -129,6 +132,7 @@ def test_kill_9_at_any_moment(undisturbed, tmp_path):
             assert study.whole() == expected
             shutil.rmtree(study.root)
             study = Study(tmp_path / str(killed))
+    record_property("faults", killed)
     heals(study, expected)
 
 
@@ -147,6 +151,7 @@ def child_with(process: subprocess.Popen, word: str, patience: float = 120) -> i
     raise AssertionError(f"no process with {word} came up")
 
 
+@sample
 def test_a_kernel_killed_in_mid_cell_is_one_failed_job(undisturbed, tmp_path):
     study = Study(tmp_path / "study")
     process = study.start()
@@ -169,13 +174,14 @@ def test_a_job_over_its_time_limit_is_stopped_and_named(undisturbed, tmp_path):
     heals(study, undisturbed[1])
 
 
-def test_ctrl_c_at_any_moment(undisturbed, tmp_path):
+def test_ctrl_c_at_any_moment(undisturbed, tmp_path, record_property):
     study, chance = Study(tmp_path / "study"), random.Random(1)
-    for _ in range(3):
+    for tried in range(1, 4):
         process = study.start()
         time.sleep(chance.uniform(3, 20))
         jobs = below(process.pid)
         os.kill(process.pid, signal.SIGINT)
+        record_property("faults", tried)
         out, err = process.communicate(timeout=60)
         if process.returncode == 0:
             break
@@ -184,6 +190,7 @@ def test_ctrl_c_at_any_moment(undisturbed, tmp_path):
     heals(study, undisturbed[1])
 
 
+@sample
 def test_half_written_files_that_a_power_cut_leaves(finished, undisturbed):
     # What `os.replace` had not put in place yet lies about, and what Snakemake had begun says that it is incomplete.
     folder = load_study("micro", finished.params).runs()[0].folder(finished.folder)
@@ -210,7 +217,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[sample] if "bit" in kind else []) for kind in DAMAGES])
 def test_a_damaged_file_is_noticed_and_made_again(kind, finished, undisturbed):
     name, damage = DAMAGES[kind]
     run = load_study("micro", finished.params).runs()[1]
@@ -267,6 +274,7 @@ def heals_or_does_nothing(study: Study, expected: dict[str, str]) -> None:
     assert study.whole() == expected
 
 
+@sample
 def test_two_at_once(undisturbed, tmp_path):
     study = Study(tmp_path / "study")
     first = study.start()
@@ -278,6 +286,7 @@ def test_two_at_once(undisturbed, tmp_path):
     assert study.whole() == undisturbed[1]
 
 
+@sample
 def test_a_full_disk_is_named_and_survived(undisturbed, tmp_path):
     """On a file system of 3 MB that is then made larger; it lives in a namespace of its own, so nobody need be root."""
     study, place = Study(tmp_path / "study"), tmp_path / "study/reports/micro"
