@@ -67,6 +67,17 @@ def unit_shares(model: Network, values: dict[str, Tensor]) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("layer")
 
 
+def rounding_errors(model: Network) -> dict[str, float]:
+    """Of each quantised layer: root mean square of (rounded weight - weight) over that of the weights; empty in float."""
+    errors = {}
+    for layer in model.layer_names:
+        module = model.get_submodule(layer)
+        if module.bits != FLOAT:
+            codes, step, values = (tensor.detach() for tensor in module.codes())
+            errors[layer] = float((codes * step - values).norm() / values.norm())
+    return errors
+
+
 def _histogram(axis, values: Tensor, bins: int, low: float, high: float) -> None:
     """How many of the values lie in each of equal bins; as one outline, which is drawn at once."""
     if low == high:

@@ -6,6 +6,7 @@ import torch
 from sqlib import inside
 from sqlib.config import load_setup
 from sqlib.models import build_model, pre_activations
+from sqlib.quant import quantize_weight
 
 
 @pytest.fixture
@@ -27,6 +28,16 @@ def test_unit_shares_of_a_float_network_have_nothing_at_the_clip():
     assert list(shares.index) == ["conv1", "conv2", "fc1", "fc2"]
     assert (shares["at the clip"] == 0).all()
     assert shares.sum(axis=1).tolist() == pytest.approx([1.0] * 4)
+
+
+def test_rounding_errors_are_of_the_weights_that_the_layer_computes_with(model):
+    found = inside.rounding_errors(model)
+    assert list(found) == list(model.layer_names)
+    weight = model.conv2.weight.detach()
+    change = quantize_weight(weight, 2) - weight
+    assert found["conv2"] == pytest.approx(float(change.square().mean().sqrt() / weight.square().mean().sqrt()))
+    assert 0.1 < found["conv2"] < 0.9
+    assert inside.rounding_errors(build_model("lenet5", load_setup("fp32"))) == {}
 
 
 def test_pre_activations_are_what_enters_the_activation_and_leave_no_hook(model):
