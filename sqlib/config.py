@@ -172,7 +172,8 @@ class Training(Strict):
     """One run's training; the same for every run of a study but for epochs and shift, which a data set may have of its own.
 
     shift: each time a training image is used, it is moved by -shift to shift pixels in both directions, black behind it.
-    precision: of the convolutions while training; `auto` is bfloat16 where the processor multiplies it, else float32.
+    precision: of the convolutions while training; `auto` is bfloat16 where the processor is faster in it, else float32.
+    beta2: how slowly Adam forgets the squares of past gradients (Kingma and Ba 2014, algorithm 1).
     """
 
     epochs: Epochs | dict[str, Epochs] = 4
@@ -180,6 +181,7 @@ class Training(Strict):
     batch_size: Annotated[int, Field(ge=1, le=55_000)] = 512
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     images: Annotated[int, Field(ge=10, le=55_000)] = 55_000
     validation_images: Annotated[int, Field(ge=10, le=5_000)] = 5_000

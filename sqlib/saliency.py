@@ -178,7 +178,7 @@ def mask_least_salient(
     pixels = images.detach().reshape(n, channels, -1)
     where = lowest.unsqueeze(1).expand(n, channels, count)
     if fill == "uniform":
-        low, high = pixels.flatten(1).aminmax(dim=1)
+        low, high = pixels.flatten(1).amin(dim=1), pixels.flatten(1).amax(dim=1)
         low, high = low.view(n, 1, 1), high.view(n, 1, 1)
         noise = torch.rand(n, channels, count, generator=generator, device=images.device, dtype=images.dtype)
         values = noise.mul_(high - low).add_(low)

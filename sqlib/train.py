@@ -20,7 +20,7 @@ from sqlib.config import Guidance, Run, SqlibError
 from sqlib.data import Dataset, stratified_indices, to_float
 from sqlib.machine import bfloat16_units, prepare
 from sqlib.models import Network, build_model, computing_in, cost, predict
-from sqlib.quant import SMALLEST_CLIP, gradients_of
+from sqlib.quant import SMALLEST_CLIP, gradients_of, holding_weights
 from sqlib.saliency import explain_pass, input_gradient, mask_least_salient, saliency_map
 
 MAP_IMAGES = 1000
@@ -64,7 +64,7 @@ def make_optimizer(model: Network, run: Run, steps: int):
     groups = [{"params": weights, "lr": p.learning_rate, "weight_decay": p.weight_decay}]
     if clips:
         groups.append({"params": clips, "lr": p.clip.learning_rate})
-    optimizer = torch.optim.Adam(groups, fused=True)
+    optimizer = torch.optim.Adam(groups, betas=(0.9, p.beta2), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
     return optimizer, schedule
 
@@ -108,9 +108,10 @@ def guided_loss(
     else:
         # Train and eval mode are the same function: the pass that is explained is the one that is trained.
         images = images.detach().requires_grad_()
-        clean_logits = model(images)
-        saliency = explain_pass(clean_logits, images, labels, guidance.score, keep=True)
-        masked_logits = model(mask(saliency))
+        with holding_weights(model):
+            clean_logits = model(images)
+            saliency = explain_pass(clean_logits, images, labels, guidance.score, keep=True)
+            masked_logits = model(mask(saliency))
     clean = clean_logits.log_softmax(dim=1)
     if guidance.detach_clean:
         clean = clean.detach()
@@ -182,8 +183,8 @@ def not_finite(model: Network, images: Tensor) -> str:
 def precision(run: Run, device: str | torch.device = "cpu") -> torch.dtype:
     """In what a run's training computes its convolutions: its `precision`, with `auto` decided for this machine.
 
-    bfloat16 products are twice as fast where there are units for them, and slower than float32 elsewhere. They round sums
-    and gradients to 8 bits, but no code; what is evaluated, explained and packed is computed in float32.
+    bfloat16 products are twice as fast as float32's on some processors, and slower on the others. They round sums and
+    gradients to 8 bits, but no code; what is evaluated, explained and packed is computed in float32.
     """
     asked = run.parameters.precision
     if asked == "auto":

@@ -11,30 +11,37 @@ from sqlib.quant import QuantConv2d
 
 @pytest.fixture
 def processor(monkeypatch, tmp_path):
-    """Function (text of /proc/cpuinfo, or None where there is no such file) -> whether bfloat16 units are found in it."""
+    """Function (text of /proc/cpuinfo, or None where there is no such file) that makes it this machine's."""
 
     def pretend(text):
         if text is not None:
             (tmp_path / "cpuinfo").write_text(text)
         monkeypatch.setattr(machine, "Path", lambda name: tmp_path / name.rsplit("/", 1)[1])
-        return machine.bfloat16_units.__wrapped__()
+        machine.instructions.cache_clear()
 
-    return pretend
+    yield pretend
+    machine.instructions.cache_clear()
+
+
+AMD, INTEL = "vendor_id\t: AuthenticAMD\n", "vendor_id\t: GenuineIntel\n"
 
 
 @pytest.mark.parametrize(
-    "text, there",
+    "text, bfloat16, int8",
     [
-        ("model name\t: X\nflags\t\t: fpu avx512f avx512_bf16 sse\n", True),
-        ("flags\t\t: fpu amx_bf16\n", True),
-        ("flags\t\t: fpu avx512f avx512_vnni\n", False),
-        ("flags\t\t: not_avx512_bf16x\n", False),
-        ("processor: 0\n", False),
-        (None, False),
+        (AMD + "flags\t\t: fpu avx512f avx512_bf16 avx512_vnni sse\n", True, True),
+        (INTEL + "model name\t: X\nflags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n", False, True),
+        (INTEL + "flags\t\t: fpu amx_bf16 avx_vnni\n", True, True),
+        (AMD + "flags\t\t: fpu avx2\n", False, False),
+        (AMD + "flags\t\t: not_avx512_bf16x not_avx_vnni\n", False, False),
+        ("processor: 0\n", False, False),
+        (None, False, False),
     ],
 )
-def test_bfloat16_units_are_read_from_the_processors_flags(text, there, processor):
-    assert processor(text) is there
+def test_units_are_read_from_the_processors_flags(text, bfloat16, int8, processor):
+    processor(text)
+    assert machine.bfloat16_units() is bfloat16
+    assert machine.int8_units() is int8
 
 
 @pytest.mark.parametrize("there, dtype", [(True, torch.bfloat16), (False, torch.float32)])

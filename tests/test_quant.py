@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sqlib import quant
+from sqlib.machine import int8_units
 from sqlib.quant import PACT, QuantConv2d, QuantLinear, pact, quantize_weight, sawb_clip, weight_codes
 
 PROPERTY = settings(max_examples=80, deadline=None, database=None, derandomize=True)
@@ -638,6 +639,57 @@ def test_bfloat16_gradients_are_those_of_float32_to_its_precision(channels, bits
         # Where two sums of a pooling window round to one number, another of them may win: a few single gradients move.
         assert (ours - theirs).norm() < 0.15 * theirs.norm()
         assert F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("input_bits", [1, 4, 8])
+@pytest.mark.parametrize("arithmetic", [torch.float32, torch.bfloat16])
+def test_sums_in_8_bit_integers_are_the_exact_ones(bits, input_bits, arithmetic, monkeypatch):
+    calls = []
+    monkeypatch.setattr(quant, "_convolve_int8", lambda *a, do=quant._convolve_int8: calls.append(1) or do(*a))
+    layer, clip = QuantConv2d(3, 5, 5, padding=2, pool=2, bits=bits), PACT(input_bits, 0.9)
+    layer.arithmetic = arithmetic
+    x = clip(torch.rand(4, 3, 12, 12)).detach().requires_grad_()
+    y = layer(x, clip.code_scale)
+    assert len(calls) == int8_units()
+    gradients = torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias])
+    monkeypatch.setattr(quant, "int8_units", lambda: False)
+    expected = layer(x, clip.code_scale)
+    if arithmetic == torch.float32:
+        assert torch.equal(y, expected)
+        for ours, theirs in zip(gradients, torch.autograd.grad(expected.square().sum(), [x, layer.weight, layer.bias])):
+            assert torch.equal(ours, theirs)
+    codes, step, _ = layer.codes()
+    exact = F.max_pool2d(F.conv2d((x.detach() * clip.code_scale).round().double(), codes.double(), padding=2), 2)
+    if int8_units() or arithmetic == torch.float32:
+        assert torch.equal(y, (exact.float() * (step / clip.code_scale) + layer.bias.view(1, -1, 1, 1)))
+
+
+def test_pixels_and_float_weights_are_no_codes():
+    x, scale = torch.rand(2, 1, 8, 8), PACT(4, 0.9).code_scale
+    for layer, scale in ((QuantConv2d(1, 2, 3, bits=4), 255.0), (QuantConv2d(1, 2, 3), scale)):  # noqa: B020
+        expected = F.conv2d(x.double(), quantize_weight(layer.weight, layer.bits).double())
+        assert (layer(x, scale).double() - expected - layer.bias.view(1, -1, 1, 1)).abs().max() < 1e-5
+
+
+def test_passes_that_hold_the_weights_share_them(monkeypatch):
+    layer = QuantConv2d(1, 3, 3, bits=4)
+    model, x = torch.nn.Sequential(layer, QuantLinear(6, 2)), torch.rand(2, 1, 8, 8)
+    expected = layer(x, 255.0)
+    (gradient,) = torch.autograd.grad(2 * expected.sum(), layer.weight)
+    counted = []
+    monkeypatch.setattr(quant, "weight_codes", lambda *a, do=quant.weight_codes: counted.append(1) or do(*a))
+    with quant.holding_weights(model):
+        first, second = layer(x, 255.0), layer(x, 255.0)
+    assert len(counted) == 1
+    assert torch.equal(first, expected) and torch.equal(second, expected)
+    assert torch.equal(torch.autograd.grad(first.sum() + second.sum(), layer.weight)[0], gradient)
+    with torch.no_grad():
+        layer.weight.mul_(-1)
+    assert not torch.equal(layer(x, 255.0), expected)  # let go
+    with pytest.raises(RuntimeError), quant.holding_weights(model):
+        raise RuntimeError
+    assert layer.held is None
 
 
 def test_two_backward_passes_through_one_graph_each_computes_its_own_gradients():
