@@ -2,6 +2,7 @@
 
 import torch
 
+from sqlib.config import FLOAT
 from sqlib.models import Network
 from timing import Step
 
@@ -26,13 +27,16 @@ def product_flops(size: int) -> int:
     return FLOPS_PER_MAC * size**3
 
 
-def step_flops(model: Network, batch: int, training: str = "standard") -> int:
+def step_flops(model: Network, batch: int, training: str = "standard", integers: bool = False) -> int:
     """Floating-point operations of the matrix products in one training step; nothing else is counted.
 
-    A guided step explains (forward, backward to the image) and trains on two batches; where nothing is dropped
-    the pass that is explained is one of the two that are trained.
+    A guided step explains (backward to the image) and trains on two batches; the pass that is explained is one of the two.
+    integers: leave out what is multiplied as 8-bit integers, at a rate of its own: forward, convolutions of codes.
     """
-    passes = STEP_OVER_FORWARD
-    if training == "saliency_guided":
-        passes = 2 * STEP_OVER_FORWARD + (2 if model.drops() else 1)
-    return FLOPS_PER_MAC * passes * batch * sum(model.macs.values())
+    forward, passes = (2, 2 * STEP_OVER_FORWARD + 1) if training == "saliency_guided" else (1, STEP_OVER_FORWARD)
+    macs = passes * sum(model.macs.values())
+    if integers:
+        macs -= forward * sum(
+            model.macs[layer] for layer in model.convs[1:] if model.get_submodule(layer).bits != FLOAT
+        )
+    return FLOPS_PER_MAC * batch * macs

@@ -22,7 +22,7 @@ import gemm
 import steps
 from sqlib.config import REPOSITORY, load_setup
 from sqlib.files import write_atomically
-from sqlib.machine import bfloat16_units, keep_memory
+from sqlib.machine import bfloat16_units, int8_units, keep_memory
 from sqlib.models import build_model
 from sqlib.readme import BENCHMARKS, update_readme
 from sqlib.runs import provenance
@@ -63,7 +63,7 @@ class Case:
     under: tuple[str, Callable[[], Step]]
     scale: float = 1.0
     arithmetic: tuple[float, str] | None = None
-    """Of `under`, where the ratio has a ceiling: floating-point operations of its matrix products, and their precision."""
+    """Of `under`, where the ratio has a ceiling: its matrix products' floating-point operations, and in what precision."""
 
 
 def cases(size: Size) -> Iterator[Case]:
@@ -77,7 +77,7 @@ def cases(size: Size) -> Iterator[Case]:
         return f"lenet, Brevitas, 4 bits, {precision}", lambda: brevitas_net.step(size.batch, precision)
 
     def flops(network, training="standard"):
-        return gemm.step_flops(build_model(network, load_setup("w4a4")), size.batch, training)
+        return gemm.step_flops(build_model(network, load_setup("w4a4")), size.batch, training, int8_units())
 
     precisions = ("float32", "bfloat16") if bfloat16_units() else ("float32",)
     for precision in precisions:
@@ -99,7 +99,7 @@ def cases(size: Size) -> Iterator[Case]:
             yield Case(f"brevitas_over_ours_{precision}", "lenet", *sides, arithmetic=(flops("lenet"), precision))
     product = f"float32 product {size.matrix}", lambda: gemm.product(size.matrix)
     for network in ("lenet", "sgt_cnn"):
-        scale = flops(network) / gemm.product_flops(size.matrix)
+        scale = gemm.step_flops(build_model(network, load_setup("fp32")), size.batch) / gemm.product_flops(size.matrix)
         yield Case("gemm_fraction", network, product, ours("float32", network, "fp32"), scale)
     if "bfloat16" in precisions:
         for network, setup, training in (("lenet", "w4a4", "standard"), ("lenet", "w4a4", "saliency_guided")):
@@ -258,7 +258,7 @@ def readme_block(results: dict) -> str:
         "",
         f"n = {results['repeats']} each, batch {results['batch']}, {results['threads']} threads of {machine['cores']} cores of "
         f"{machine['cpu']}, torch {results['torch']}, {results['date'][:10]}; matrix products: {', '.join(rates)}. "
-        "Ceiling: the ratio if our step were nothing but its matrix products, at that rate.",
+        "Ceiling: the ratio if our step were nothing but its floating-point matrix products, at that rate.",
     ]
     return "\n".join(lines)
 

@@ -97,11 +97,19 @@ class Network(nn.Module):
             nn.init.zeros_(getattr(self, layer).bias)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.classify(*self.features(images))
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the convolutions make of images, (N,features), and its codes per unit: the same in train and eval mode."""
         x, scale = images, PIXEL_SCALE
         for layer in self.convs:
             activation = getattr(self, f"{layer}_act")
             x, scale = activation(getattr(self, layer)(x, scale)), activation.code_scale
-        x, scale = _drop(self.dropout_first, x.flatten(1), scale)
+        return x.flatten(1), scale
+
+    def classify(self, x: Tensor, scale: Tensor | None) -> Tensor:
+        """Logits (N,classes) of `features`."""
+        x, scale = _drop(self.dropout_first, x, scale)
         for layer in self.linears[:-1]:
             activation = getattr(self, f"{layer}_act")
             x, scale = activation(getattr(self, layer)(x, scale)), activation.code_scale

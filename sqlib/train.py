@@ -19,9 +19,9 @@ from sqlib import metrics
 from sqlib.config import Guidance, Run, SqlibError
 from sqlib.data import Dataset, stratified_indices, to_float
 from sqlib.machine import bfloat16_units, prepare
-from sqlib.models import Network, build_model, computing_in, cost, predict
+from sqlib.models import Network, build_model, computing_in, cost, evaluating, predict
 from sqlib.quant import SMALLEST_CLIP, gradients_of, holding_weights
-from sqlib.saliency import explain_pass, input_gradient, mask_least_salient, saliency_map
+from sqlib.saliency import explain_pass, mask_least_salient, saliency_map
 
 MAP_IMAGES = 1000
 """Validation images, evenly from all classes, whose maps are looked at after each epoch."""
@@ -97,21 +97,17 @@ def guided_loss(
 ) -> tuple[Tensor, Tensor]:
     """Saliency-guided loss of a batch and its logits on the clean images; leaves no gradient on `images`."""
 
-    def mask(saliency: Tensor) -> Tensor:
-        return mask_least_salient(images, saliency, guidance.fraction, guidance.rank, guidance.fill, generator)
-
-    if model.drops():
-        # Explained in eval mode, where nothing is dropped: a forward pass of its own.
-        saliency = input_gradient(model, images, labels, guidance.score)
-        masked = mask(saliency)
-        clean_logits, masked_logits = model(torch.cat([images, masked])).chunk(2)
-    else:
-        # Train and eval mode are the same function: the pass that is explained is the one that is trained.
-        images = images.detach().requires_grad_()
-        with holding_weights(model):
-            clean_logits = model(images)
-            saliency = explain_pass(clean_logits, images, labels, guidance.score, keep=True)
-            masked_logits = model(mask(saliency))
+    images = images.detach().requires_grad_()
+    with holding_weights(model):
+        # The pass that is explained is the one that is trained, but for what is dropped: explained is eval mode.
+        features = model.features(images)
+        clean_logits = explained = model.classify(*features)
+        if model.drops():
+            with evaluating(model):
+                explained = model.classify(*features)
+        saliency = explain_pass(explained, images, labels, guidance.score, keep=True)
+        masked = mask_least_salient(images, saliency, guidance.fraction, guidance.rank, guidance.fill, generator)
+        masked_logits = model(masked)
     clean = clean_logits.log_softmax(dim=1)
     if guidance.detach_clean:
         clean = clean.detach()

@@ -41,7 +41,15 @@ def test_arithmetic_of_a_step():
     assert gemm.step_flops(model, batch=512) == 512 * 6 * macs
     assert gemm.step_flops(model, 512, "saliency_guided") * 3 == gemm.step_flops(model, 512) * 7
     dropping = build_model("sgt_cnn", load_setup("fp32"))
-    assert gemm.step_flops(dropping, 1, "saliency_guided") * 3 == gemm.step_flops(dropping, 1) * 8
+    assert gemm.step_flops(dropping, 1, "saliency_guided") * 3 == gemm.step_flops(dropping, 1) * 7
+    assert gemm.step_flops(model, 1, integers=True) == gemm.step_flops(model, 1)
+    coded = build_model("lenet", load_setup("w4a4"))
+    in_integers = 2 * 8 * 8 * 25 * 32 * 64  # conv2, once forward
+    assert gemm.step_flops(coded, 1, integers=True) == gemm.step_flops(coded, 1) - in_integers
+    assert (
+        gemm.step_flops(coded, 1, "saliency_guided", True)
+        == gemm.step_flops(coded, 1, "saliency_guided") - 2 * in_integers
+    )
     assert gemm.product_flops(10) == 2000
 
 
