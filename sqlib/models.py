@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sqlib.config import FLOAT, NETWORK_LAYERS, Setup, SqlibError, nearest
-from sqlib.quant import PACT, PIXEL_SCALE, QuantConv2d, QuantLinear, make_activation
+from sqlib.quant import PACT, PIXEL_SCALE, QuantConv2d, QuantLinear, holding_weights, make_activation
+
+BATCH = 64
+"""Images at a time where nothing is trained: what they activate stays in a processor's second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def pre_activations(model: Network, images: Tensor) -> dict[str, Tensor]:
     return seen
 
 
-def predict(model: nn.Module, images: Tensor, batch: int = 500) -> Tensor:
+def predict(model: nn.Module, images: Tensor, batch: int = BATCH) -> Tensor:
     """Logits (N,classes) of float images (N,C,H,W), in eval mode, without gradients; the model's modes are kept."""
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), holding_weights(model):
         return torch.cat([model(part) for part in images.split(batch)])

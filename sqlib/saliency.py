@@ -13,8 +13,8 @@ from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Noise
 from torch import Tensor, nn
 
 from sqlib.config import SqlibError, nearest
-from sqlib.models import evaluating
-from sqlib.quant import PACT, gradients_of
+from sqlib.models import BATCH, evaluating
+from sqlib.quant import PACT, gradients_of, holding_weights
 
 METHODS = ("gradient", "input_x_gradient", "integrated_gradients", "smoothgrad", "grad_cam", "occlusion")
 SURROGATES = ("straight_through", "unclipped")
@@ -62,7 +62,7 @@ def saliency_map(
     targets: Tensor,
     method: str = "gradient",
     surrogate: str = "straight_through",
-    batch: int = 500,
+    batch: int = BATCH,
 ) -> Tensor:
     """Signed saliency maps (N,H,W) of the logits of `targets`; several input channels are added up.
 
@@ -88,7 +88,7 @@ def saliency_map(
         return images.new_zeros(0, *images.shape[2:])
     if len(images) != len(targets):
         raise SqlibError(f"{len(images)} images but {len(targets)} targets: expected one class an image")
-    with frozen(model), explanation_gradient(model, surrogate):
+    with frozen(model), explanation_gradient(model, surrogate), holding_weights(model):
         parts = zip(images.split(batch), targets.split(batch), strict=True)
         maps = [_attribute(model, part, target, method).detach().sum(dim=1) for part, target in parts]
     return torch.cat(maps)
@@ -102,7 +102,7 @@ def _attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str) -
         return InputXGradient(model).attribute(images, target=targets)
     if method == "integrated_gradients":
         explainer = IntegratedGradients(model)
-        return explainer.attribute(images, target=targets, n_steps=INTEGRATION_STEPS, internal_batch_size=512)
+        return explainer.attribute(images, target=targets, n_steps=INTEGRATION_STEPS, internal_batch_size=BATCH)
     if method == "smoothgrad":
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
             torch.manual_seed(0)
