@@ -22,7 +22,7 @@ import gemm
 import steps
 from sqlib.config import REPOSITORY, load_setup
 from sqlib.files import write_atomically
-from sqlib.machine import bfloat16_units, int8_units, keep_memory
+from sqlib.machine import bfloat16_units, instructions, int8_units, keep_memory
 from sqlib.models import build_model
 from sqlib.readme import BENCHMARKS, update_readme
 from sqlib.runs import provenance
@@ -94,7 +94,7 @@ def cases(size: Size) -> Iterator[Case]:
     arithmetic = flops("sgt_cnn", "saliency_guided"), precisions[-1]
     yield Case("authors_over_ours", f"sgt_cnn, {precisions[-1]}", plain, fastest, arithmetic=arithmetic)
     if brevitas_net.why_not() is None:
-        for precision in precisions:
+        for precision in ("float32", "bfloat16") if native_bfloat16() else ("float32",):
             sides = brevitas(precision), ours(precision, "lenet", "w4a4")
             yield Case(f"brevitas_over_ours_{precision}", "lenet", *sides, arithmetic=(flops("lenet"), precision))
     product = f"float32 product {size.matrix}", lambda: gemm.product(size.matrix)
@@ -107,12 +107,18 @@ def cases(size: Size) -> Iterator[Case]:
             yield Case("float32_over_bfloat16", f"{network}/{setup}/{training}", slow, fast)
 
 
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 at all, be it slower than float32."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instructions())
+
+
 def reasons() -> dict[str, str]:
     """Why a ratio has no case, by ratio."""
     missing = {}
     if not bfloat16_units():
-        reason = "not measured: this processor has no bfloat16 units"
-        missing = dict.fromkeys(("brevitas_over_ours_bfloat16", "float32_over_bfloat16"), reason)
+        missing["float32_over_bfloat16"] = "not measured: this processor is not faster in bfloat16, so float32 is used"
+    if not native_bfloat16():
+        missing["brevitas_over_ours_bfloat16"] = "not measured: this processor does not multiply bfloat16"
     if reason := brevitas_net.why_not():
         missing |= dict.fromkeys(("brevitas_over_ours_float32", "brevitas_over_ours_bfloat16"), reason)
     return missing
