@@ -181,7 +181,7 @@ class Training(Strict):
     batch_size: Annotated[int, Field(ge=1, le=55_000)] = 512
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999)] = 0.999
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     images: Annotated[int, Field(ge=10, le=55_000)] = 55_000
     validation_images: Annotated[int, Field(ge=10, le=5_000)] = 5_000
