@@ -10,7 +10,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from sqlib.metrics import FRACTIONS, area_under
+from sqlib.answers import BATCH
+from sqlib.metrics import FRACTIONS
 from sqlib.models import predict
 
 FILLS = ("corner", "mean", "blurred")
@@ -70,7 +71,7 @@ def still_right(
     for fraction in fractions:
         where = order[:, None, : round(fraction * order.shape[1])].expand(n, channels, -1)
         replaced = start.scatter(2, where, end.gather(2, where)).view_as(images)
-        right.append(predict(model, replaced).argmax(dim=1) == labels)
+        right.append(predict(model, replaced, BATCH).argmax(dim=1) == labels)
     return torch.stack(right)
 
 
@@ -110,7 +111,8 @@ def areas(right: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> Tensor:
 
     right: (len(fractions), N) from `still_right`.
     """
-    return torch.tensor([area_under(curve, fractions) for curve in right.T], dtype=torch.float64)
+    x = torch.tensor(fractions, dtype=torch.float64)
+    return torch.trapezoid(right.T.double(), x) / (x[-1] - x[0])
 
 
 def gap(area: Tensor | float, random_area: Tensor | float, direction: str) -> Tensor | float:

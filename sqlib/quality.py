@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sqlib import faithfulness, metrics, robustness, runs, sanity
+from sqlib.answers import answering, quantise_once
 from sqlib.config import Quality, Run, Study
 from sqlib.data import Dataset, load, to_float
 from sqlib.files import write_atomically
@@ -50,6 +51,7 @@ def measure_quality(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(run.threads)
     keep_memory()
     model, data = runs.load_model(folder), load(run.dataset)
+    quantise_once(model)
     methods = METHODS if run.setup.name in wanted.every_method else METHODS[:1]
     measured, random_curves, per_image = measure_model(model, data, run.seed, wanted.images, methods)
     agreement, alike = agreement_with(study, run, folder, model, data)
@@ -105,29 +107,35 @@ def measure_model(
     """
     images, labels = to_float(data.test_images[:count]), data.test_labels[:count]
     targets = predict(model, images).argmax(dim=1)
-    controls = random_controls(model, images, labels, seed)
+    fast = answering(model)
+    controls = random_controls(fast, images, labels, seed)
     measured: dict[str, Any] = {}
     per_image: dict[str, Tensor] = {}
     for method in methods:
         for surrogate in surrogates(model, method):
             how, number = (method, surrogate), images_for(method, surrogate, count)
             few = number["clarity"]
-            maps = saliency_map(model, images[:few], targets[:few], *how)
+            explained = fast if method in NO_GRADIENT else model
+            maps = saliency_map(explained, images[:few], targets[:few], *how)
             values = clarity(maps, images[:few])
             means: dict[str, Any] = {"clarity": {name: summary(v) for name, v in values.items()}}
 
             few = number["faithfulness"]
-            means["faithfulness"], faithful = follow(model, images[:few], labels[:few], maps[:few], controls)
+            means["faithfulness"], faithful = follow(fast, images[:few], labels[:few], maps[:few], controls)
             values |= faithful
 
             few = number["sanity"]
-            means["sanity"], similar = reaction(model, images[:few], targets[:few], *how, seed)
+            means["sanity"], similar = reaction(
+                model, images[:few], targets[:few], *how, seed, first(maps, few, method)
+            )
             values |= similar
 
             means["robustness"] = None
             if method not in NO_GRADIENT:
                 few = number["robustness"]
-                values["sensitivity"] = robustness.sensitivity(model, images[:few], targets[:few], *how, seed=seed)
+                values["sensitivity"] = robustness.sensitivity(
+                    model, images[:few], targets[:few], *how, seed=seed, maps=first(maps, few, method)
+                )
                 means["robustness"] = {"sensitivity": summary(values["sensitivity"])}
             measured.setdefault(method, {})[surrogate] = means
             per_image |= {f"{method}/{surrogate}/{name}": v for name, v in values.items()}
@@ -135,6 +143,11 @@ def measure_model(
     for (fill, direction), right in controls.items():
         curves.setdefault(fill, {})[direction] = right.double().mean(dim=1).tolist()
     return measured, curves, per_image
+
+
+def first(maps: Tensor, few: int, method: str) -> Tensor | None:
+    """The maps of the first images, which are those of these images alone; None for SmoothGrad, whose noise depends on others."""
+    return None if method == "smoothgrad" and few < len(maps) else maps[:few]
 
 
 def clarity(maps: Tensor, images: Tensor) -> dict[str, Tensor]:
@@ -155,9 +168,11 @@ def random_controls(model: Network, images: Tensor, labels: Tensor, seed: int) -
     random order come in a random order, too. So one pass of deletions gives both controls.
     """
     order = metrics.random_order(len(images), images[0, 0].numel(), seed)
+    whole = predict(model, images).argmax(dim=1) == labels  # with nothing deleted yet, whatever the fill
     controls = {}
     for fill in faithfulness.FILLS:
-        right = faithfulness.still_right(model, images, labels, order, fill, "deletion", (*metrics.FRACTIONS, 1.0))
+        later = faithfulness.still_right(model, images, labels, order, fill, "deletion", (*metrics.FRACTIONS[1:], 1.0))
+        right = torch.cat([whole[None], later])
         controls[fill, "deletion"], controls[fill, "insertion"] = right[:-1], right[1:].flip(0)
     return controls
 
@@ -173,7 +188,8 @@ def follow(
     means: dict[str, Any] = {}
     values: dict[str, Tensor] = {}
     for (fill, direction), random in controls.items():
-        right = faithfulness.still_right(model, images, labels, order, fill, direction)
+        later = faithfulness.still_right(model, images, labels, order, fill, direction, metrics.FRACTIONS[1:])
+        right = torch.cat([random[:1, : len(images)], later])  # where a curve starts, no order counts yet
         area, random_area = (
             faithfulness.areas(part).masked_fill(~alive, torch.nan) for part in (right, random[:, : len(images)])
         )
@@ -189,10 +205,13 @@ def follow(
 
 
 def reaction(
-    model: Network, images: Tensor, targets: Tensor, method: str, surrogate: str, seed: int
+    model: Network, images: Tensor, targets: Tensor, method: str, surrogate: str, seed: int, maps: Tensor | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Sanity of a method: means after full randomisation, at each depth, and the flags of `sanity.Cascade`; per-image values."""
-    cascade = sanity.randomisation(model, images, targets, method, surrogate, seed)
+    """Sanity of a method: means after full randomisation, at each depth, and the flags of `sanity.Cascade`; per-image values.
+
+    maps: of the images, where they are known.
+    """
+    cascade = sanity.randomisation(model, images, targets, method, surrogate, seed, maps)
     by_depth = {
         "spearman": cascade.spearman,
         "spearman_foreground": cascade.foreground,

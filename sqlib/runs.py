@@ -50,6 +50,7 @@ SOURCES = {
     "deployed": ("deployed", "deploy", "onnx_export", "data", "quant", "models"),
     "quality": (
         "quality",
+        "answers",
         "faithfulness",
         "sanity",
         "robustness",
@@ -73,7 +74,7 @@ SOURCES = {
     ),
     "data": ("1_data.ipynb", "data", "plots"),
     "saliency": ("3_saliency.ipynb", "data", "quant", "models", "saliency", "metrics", "plots", "inside"),
-    "compare": ("4_compare.ipynb", "quality", "data", "quant", "models", "saliency", "metrics", "plots"),
+    "compare": ("4_compare.ipynb", "quality", "answers", "data", "quant", "models", "saliency", "metrics", "plots"),
     "tables": ("5_tables.ipynb", "plots", "metrics", "quality_table", "stats"),
     "claims": ("6_claims.ipynb", "claims", "stats", "plots"),
     "sweep": ("7_parameters.ipynb", "sweeps", "plots"),
