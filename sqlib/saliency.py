@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from captum.attr import Attribution, InputXGradient, IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
+from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
 from torch import Tensor, nn
 
 from sqlib.config import SqlibError, nearest
@@ -103,7 +103,7 @@ def _gradients(forward_fn, inputs: tuple[Tensor], target_ind: Tensor, additional
         return torch.autograd.grad(chosen.sum(), images)
 
 
-def _without_overhead(explainer: Attribution) -> Attribution:
+def _without_overhead(explainer: Saliency | InputXGradient | IntegratedGradients):
     """The same explainer, with `_gradients` for its own: no image's logit depends on another image."""
     explainer.gradient_func = _gradients
     return explainer
