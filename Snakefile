@@ -4,6 +4,7 @@
 # stamps/*.json: parameters and digests of the sources) that are the inputs here. So content, not time, decides what is
 # made again. All paths are relative to the study's own folder, reports/<study>/, which also holds Snakemake's state:
 # studies do not lock each other.
+import re
 import sys
 
 from sqlib.config import load_study
@@ -137,6 +138,11 @@ def runs_on(wildcards):
     return [f"runs/{run}/{name}" for run in RUNS if run.startswith(f"{wildcards.dataset}/") for name in RUN_FILES]
 
 
+def first_seed_on(wildcards):
+    """The same of the first seed alone, for jobs that look at no other: they need not wait for all training."""
+    return [f"runs/{run}/{name}" for run in EXPLAINED if run.startswith(f"{wildcards.dataset}/") for name in RUN_FILES]
+
+
 # What a practitioner tries first: the float networks rounded as they are.
 rule post_training:
     input:
@@ -155,7 +161,7 @@ rule post_training:
 rule deployed:
     input:
         "stamps/deployed.json",
-        runs_on,
+        first_seed_on,
     output:
         "results/deployed_{dataset}.json",
     log:
@@ -177,36 +183,43 @@ def same_but_setup_and_seed(a, b):
 
 
 # Faithfulness, agreement, robustness and sanity of maps, with their controls. All seeds of a kind of run in one job:
-# starting one takes as long as a third of a run.
-rule quality:
-    input:
-        "stamps/quality.json",
-        expand("runs/{{run}}/seed{seed}/{name}", seed=STUDY.seeds, name=["model.safetensors", "result.json"]),
-        compared_runs,
-    output:
-        expand("runs/{{run}}/seed{seed}/quality.{kind}", seed=STUDY.seeds, kind=["json", "safetensors"]),
-    log:
-        text="logs/{run}/quality.log",
-    wildcard_constraints:
-        run=r"[^/]+/[^/]+/[^/]+/[^/]+",
-    threads: STUDY.threads
-    params:
-        runs=lambda wildcards: [f"{wildcards.run}/seed{seed}" for seed in STUDY.seeds],
-    shell:
-        JOB + " quality {STUDY.name} {params.runs} > {log.text:q} 2>&1"
+# starting one takes as long as a third of a run. One rule for each setup, so that those with every method, which take
+# longest, go first.
+for number, setup in enumerate(STUDY.setups):
+
+    rule:
+        name:
+            f"quality_{number}"
+        input:
+            "stamps/quality.json",
+            expand("runs/{{run}}/seed{seed}/{name}", seed=STUDY.seeds, name=["model.safetensors", "result.json"]),
+            compared_runs,
+        output:
+            expand("runs/{{run}}/seed{seed}/quality.{kind}", seed=STUDY.seeds, kind=["json", "safetensors"]),
+        log:
+            text="logs/{run}/quality.log",
+        wildcard_constraints:
+            run=rf"[^/]+/[^/]+/{re.escape(setup.name)}/[^/]+",
+        threads: STUDY.threads
+        priority: 2 if STUDY.quality and setup.name in STUDY.quality.every_method else 1
+        params:
+            runs=lambda wildcards: [f"{wildcards.run}/seed{seed}" for seed in STUDY.seeds],
+        shell:
+            JOB + " quality {STUDY.name} {params.runs} > {log.text:q} 2>&1"
 
 
-# Networks trained again without the pixels that the maps of the first seed call important.
+# Networks trained again without the pixels that the maps of the first seed call important. The longest job that is no
+# training, and a page waits for it: it starts as soon as it can.
 rule roar:
     input:
         "stamps/roar_{dataset}.json",
-        runs_on,
+        first_seed_on,
     output:
         "results/roar_{dataset}.json",
     log:
         text="logs/roar_{dataset}.log",
     threads: STUDY.threads
-    priority: 3
+    priority: 1_000
     shell:
         JOB + " roar {STUDY.name} {wildcards.dataset} > {log.text:q} 2>&1"
 

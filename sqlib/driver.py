@@ -257,7 +257,7 @@ class Listing:
 
     @staticmethod
     def _job(block: dict[str, str]) -> Job:
-        rule = re.sub(r"^train_.*", "train", block["rule"])
+        rule = re.sub(r"^(train|quality)_.*", r"\1", block["rule"])
         wildcards = dict(part.split("=", 1) for part in block.get("wildcards", "").split(", ") if "=" in part)
         log = block.get("log", "").split(" (")[0].split(", ")[-1]
         return Job(rule, next(iter(wildcards.values()), ""), log)

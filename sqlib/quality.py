@@ -121,13 +121,17 @@ def measure_model(
             values |= faithful
 
             few = number["sanity"]
-            means["sanity"], similar = reaction(model, images[:few], targets[:few], *how, seed)
+            means["sanity"], similar = reaction(
+                model, images[:few], targets[:few], *how, seed, first(maps, few, method)
+            )
             values |= similar
 
             means["robustness"] = None
             if method not in NO_GRADIENT:
                 few = number["robustness"]
-                values["sensitivity"] = robustness.sensitivity(model, images[:few], targets[:few], *how, seed=seed)
+                values["sensitivity"] = robustness.sensitivity(
+                    model, images[:few], targets[:few], *how, seed=seed, maps=first(maps, few, method)
+                )
                 means["robustness"] = {"sensitivity": summary(values["sensitivity"])}
             measured.setdefault(method, {})[surrogate] = means
             per_image |= {f"{method}/{surrogate}/{name}": v for name, v in values.items()}
@@ -135,6 +139,11 @@ def measure_model(
     for (fill, direction), right in controls.items():
         curves.setdefault(fill, {})[direction] = right.double().mean(dim=1).tolist()
     return measured, curves, per_image
+
+
+def first(maps: Tensor, few: int, method: str) -> Tensor | None:
+    """The maps of the first images, which are those of these images alone; None for SmoothGrad, whose noise depends on others."""
+    return None if method == "smoothgrad" and few < len(maps) else maps[:few]
 
 
 def clarity(maps: Tensor, images: Tensor) -> dict[str, Tensor]:
@@ -155,9 +164,11 @@ def random_controls(model: Network, images: Tensor, labels: Tensor, seed: int) -
     random order come in a random order, too. So one pass of deletions gives both controls.
     """
     order = metrics.random_order(len(images), images[0, 0].numel(), seed)
+    whole = predict(model, images).argmax(dim=1) == labels  # with nothing deleted yet, whatever the fill
     controls = {}
     for fill in faithfulness.FILLS:
-        right = faithfulness.still_right(model, images, labels, order, fill, "deletion", (*metrics.FRACTIONS, 1.0))
+        later = faithfulness.still_right(model, images, labels, order, fill, "deletion", (*metrics.FRACTIONS[1:], 1.0))
+        right = torch.cat([whole[None], later])
         controls[fill, "deletion"], controls[fill, "insertion"] = right[:-1], right[1:].flip(0)
     return controls
 
@@ -173,7 +184,8 @@ def follow(
     means: dict[str, Any] = {}
     values: dict[str, Tensor] = {}
     for (fill, direction), random in controls.items():
-        right = faithfulness.still_right(model, images, labels, order, fill, direction)
+        later = faithfulness.still_right(model, images, labels, order, fill, direction, metrics.FRACTIONS[1:])
+        right = torch.cat([random[:1, : len(images)], later])  # where a curve starts, no order counts yet
         area, random_area = (
             faithfulness.areas(part).masked_fill(~alive, torch.nan) for part in (right, random[:, : len(images)])
         )
@@ -189,10 +201,13 @@ def follow(
 
 
 def reaction(
-    model: Network, images: Tensor, targets: Tensor, method: str, surrogate: str, seed: int
+    model: Network, images: Tensor, targets: Tensor, method: str, surrogate: str, seed: int, maps: Tensor | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Sanity of a method: means after full randomisation, at each depth, and the flags of `sanity.Cascade`; per-image values."""
-    cascade = sanity.randomisation(model, images, targets, method, surrogate, seed)
+    """Sanity of a method: means after full randomisation, at each depth, and the flags of `sanity.Cascade`; per-image values.
+
+    maps: of the images, where they are known.
+    """
+    cascade = sanity.randomisation(model, images, targets, method, surrogate, seed, maps)
     by_depth = {
         "spearman": cascade.spearman,
         "spearman_foreground": cascade.foreground,

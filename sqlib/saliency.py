@@ -94,19 +94,34 @@ def saliency_map(
     return torch.cat(maps)
 
 
+def _gradients(forward_fn, inputs: tuple[Tensor], target_ind: Tensor, additional_forward_args: None = None):
+    """What Captum's `compute_gradients` gives for logits, in one backward pass of their sum instead of one output an image."""
+    with torch.enable_grad():
+        (images,) = inputs
+        logits = forward_fn(images)
+        chosen = logits[torch.arange(len(logits)), target_ind]
+        return torch.autograd.grad(chosen.sum(), images)
+
+
+def _without_overhead(explainer: Saliency | InputXGradient | IntegratedGradients):
+    """The same explainer, with `_gradients` for its own: no image's logit depends on another image."""
+    explainer.gradient_func = _gradients
+    return explainer
+
+
 def _attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str) -> Tensor:
     images = images.detach().clone().requires_grad_(method not in ("grad_cam", "occlusion"))
     if method == "gradient":
-        return Saliency(model).attribute(images, target=targets, abs=False)
+        return _without_overhead(Saliency(model)).attribute(images, target=targets, abs=False)
     if method == "input_x_gradient":
-        return InputXGradient(model).attribute(images, target=targets)
+        return _without_overhead(InputXGradient(model)).attribute(images, target=targets)
     if method == "integrated_gradients":
-        explainer = IntegratedGradients(model)
+        explainer = _without_overhead(IntegratedGradients(model))
         return explainer.attribute(images, target=targets, n_steps=INTEGRATION_STEPS, internal_batch_size=BATCH)
     if method == "smoothgrad":
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
             torch.manual_seed(0)
-            return NoiseTunnel(Saliency(model)).attribute(
+            return NoiseTunnel(_without_overhead(Saliency(model))).attribute(
                 images,
                 nt_type="smoothgrad",
                 nt_samples=SMOOTHGRAD_SAMPLES,

@@ -85,6 +85,7 @@ def randomisation(
     method: str = "gradient",
     surrogate: str = "straight_through",
     seed: int = 0,
+    maps: Tensor | None = None,
 ) -> Cascade:
     """Similarity of a method's maps before and after cascading randomisation of the weights; lower is better.
 
@@ -96,8 +97,9 @@ def randomisation(
         targets: (N,) the explained classes: what the trained model predicts.
         method, surrogate: see `saliency.saliency_map`, whose errors are raised.
         seed: of the new weights.
+        maps: (N,H,W) of the trained model, where they are known.
     """
-    maps = saliency_map(model, images, targets, method, surrogate)
+    maps = saliency_map(model, images, targets, method, surrogate) if maps is None else maps
     layers, ranks, foregrounds, structures, deaths = [], [], [], [], []
     for layer, changed in cascade(model, seed):
         new = saliency_map(changed, images, targets, method, surrogate)

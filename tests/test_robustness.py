@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from captum.metrics import sensitivity_max
 from torch import nn
 
 from sqlib import robustness
 from sqlib.config import SqlibError
 from sqlib.models import build_model
 from sqlib.robustness import sensitivity
+from sqlib.saliency import saliency_map
 
 
 class Square(nn.Module):
@@ -67,6 +69,27 @@ def test_the_unit_of_the_logits_does_not_count(images):
             return 1e3 * super().forward(images)
 
     torch.testing.assert_close(sensitivity(Scaled(), images, TARGETS), sensitivity(Square(), images, TARGETS))
+
+
+def test_it_is_captums(images):
+    generator = torch.Generator().manual_seed(3)
+    expected = sensitivity_max(
+        lambda inputs, target: (saliency_map(Square(), inputs[0] if isinstance(inputs, tuple) else inputs, target),),
+        images,
+        perturb_func=lambda inputs, radius: inputs + (torch.rand(inputs.shape, generator=generator) * 2 - 1) * radius,
+        n_perturb_samples=10,
+        max_examples_per_batch=len(images),
+        target=TARGETS,
+    )
+    torch.testing.assert_close(sensitivity(Square(), images, TARGETS, seed=3), expected)
+
+
+def test_known_maps_are_not_made_again(images):
+    maps = saliency_map(Square(), images, TARGETS)
+    assert torch.equal(sensitivity(Square(), images, TARGETS, maps=maps), sensitivity(Square(), images, TARGETS))
+    assert not torch.equal(
+        sensitivity(Square(), images, TARGETS, maps=2 * maps), sensitivity(Square(), images, TARGETS)
+    )
 
 
 def test_a_dead_map_has_none(images):

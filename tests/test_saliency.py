@@ -328,3 +328,10 @@ def test_masking_refuses(change, words):
     image, scores = one_image()
     with pytest.raises(ValueError, match=words):
         mask_least_salient(**{"images": image, "saliency": scores, "fraction": 0.5, **change})
+
+
+@pytest.mark.parametrize("method", ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad"])
+def test_captums_own_gradients_are_the_same(method, quantised, images, monkeypatch):
+    ours = saliency_map(quantised, images, TARGETS, method)
+    monkeypatch.setattr(saliency, "_without_overhead", lambda explainer: explainer)
+    torch.testing.assert_close(ours, saliency_map(quantised, images, TARGETS, method), rtol=1e-5, atol=1e-6)
