@@ -125,7 +125,10 @@ def test_verdicts_stand_on_the_index_once_their_page_is_there(full):
     cells = [cell.text for cell in BeautifulSoup(text, "html.parser").select("#verdicts td")]
     assert cells == ["■ supported −0.60 points [−0.90, −0.30]", "○ inconclusive no difference known"]
     plain = " ".join(re.sub("<[^>]*>", "", text).split())
-    assert "Of 2 tests of the claims of the paper's abstract, 1 support their claim, 0 contradict it and 1 are" in plain
+    assert (
+        "abstract, the verdict is supported for 1, contradicted for 0 and inconclusive for 1: 2 seeds show there"
+        in plain
+    )
     assert text.index('id="verdicts"') < text.index('id="pages"') < text.index('href="claims.html"')
     write_atomically(full.reports / "results/claims.json", b"{")
     write_index(full.study, full.reports)
