@@ -158,7 +158,8 @@ def picture(values: Tensor, signed: bool = False, size: int = 150) -> str:
 STYLE = """<style>
 .sqx {display: flex; flex-wrap: wrap; gap: 8px; font: 14px system-ui, sans-serif}
 .sqx figure {margin: 0; width: 154px} .sqx img {display: block; width: 150px; height: 150px; border: 1px solid #767676}
-.sqx h3 {margin: 0 0 2px; font-size: 15px} .sqx p {margin: 4px 0} .sqx .wrong {color: #A33B00; font-weight: bold}
+.sqx h3 {margin: 0 0 2px; font-size: 15px} .sqx p {margin: 4px 0}
+.sqx p.says {min-height: 36px; line-height: 18px} .sqx .wrong {color: #A33B00; font-weight: bold}
 .sqx .row {display: flex; align-items: center; gap: 4px; font-size: 12px; line-height: 16px}
 .sqx .row span {width: 66px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; text-align: right}
 .sqx .row i {display: block; height: 10px}
@@ -181,7 +182,7 @@ def view(
     for answer in answers:
         name, confidence = classes[answer.predicted], float(answer.probabilities.max())
         wrong = truth is not None and answer.predicted != truth
-        below = f"<p{' class=wrong' if wrong else ''}>{html.escape(name)}, {confidence:.1%}{' (wrong)' * wrong}</p>"
+        below = f"<p class='says{' wrong' * wrong}'>{html.escape(name)}, {confidence:.1%}{' (wrong)' * wrong}</p>"
         if dead(answer.saliency[None])[0]:
             below += "<p class=wrong>dead map: zero everywhere</p>"
         below += _bars(answer.probabilities, classes, styles[answer.setup].colour)
@@ -303,8 +304,9 @@ class Explorer(widgets.VBox):
         self.clear = widgets.Button(description="clear")
         self.erase = widgets.ToggleButton(description="erase")
         self.start = widgets.Button(description="draw on this image")
-        self.brush = widgets.FloatSlider(1.2, min=0.4, max=4, step=0.2, description="brush")
-        self.out, self.drawn = widgets.HTML(), widgets.HTML()
+        self.brush = widgets.FloatSlider(1.2, min=0.4, max=4, step=0.2, description="brush", layout={"width": "254px"})
+        self.out = widgets.HTML()
+        self.drawn = widgets.HTML(layout={"flex": "1 1 0%", "min_width": "640px"})  # four maps beside the pad
         self.note = widgets.HTML()
 
         self._numbers: list[int] = []
