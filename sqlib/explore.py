@@ -301,12 +301,12 @@ class Explorer(widgets.VBox):
         self.image = widgets.IntSlider(description="image", continuous_update=True, layout={"width": "380px"})
         self.blank = widgets.IntSlider(0, 0, 90, 5, description="blank top %", layout={"width": "380px"})
         self.pad = Pad()
-        self.clear = widgets.Button(description="clear")
-        self.erase = widgets.ToggleButton(description="erase")
+        self.clear = widgets.Button(description="clear", layout={"width": "122px"})
+        self.erase = widgets.ToggleButton(description="erase", layout={"width": "122px"})
         self.start = widgets.Button(description="draw on this image")
         self.brush = widgets.FloatSlider(1.2, min=0.4, max=4, step=0.2, description="brush", layout={"width": "254px"})
         self.out = widgets.HTML()
-        self.drawn = widgets.HTML(layout={"flex": "1 1 0%", "min_width": "640px"})  # four maps beside the pad
+        self.drawn = widgets.HTML(layout={"flex": "1 1 0%", "min_width": "636px"})  # four maps beside the pad
         self.note = widgets.HTML()
 
         self._numbers: list[int] = []
