@@ -443,6 +443,11 @@ def unit_of(quantity: str) -> tuple[float, str, int]:
     return 1, "", 3
 
 
+def quantity_title(quantity: str) -> str:
+    """A quantity's name as readers write it."""
+    return {"gini": "Gini index"}.get(quantity, quantity.replace("_", " "))
+
+
 def effect_in_words(row: dict[str, Any], level: float = 0.95) -> str:
     """ "−0.41 points, 95% interval −0.60 to −0.22 (3 seeds, 10,000 images)"; says why where there is no interval."""
     factor, unit, digits = unit_of(row["quantity"])
@@ -466,12 +471,14 @@ def signed(value: float, digits: int) -> str:
 def forest(rows: list[dict[str, Any]]):
     """One claim's rows (a data set each) as effects with intervals: zero marked, what is short of the margin shaded.
 
-    The tested effect is coloured and shaped by its verdict; the single setups that it averages stand below, thin and
-    grey, untested.
+    The tested effect is coloured and shaped by its verdict; the single setups that it averages stand below, thin, in
+    their own colours and with their own marks, untested.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
 
     from sqlib.config import dataset_title
+    from sqlib.plots import setup_style
 
     factor, unit, _ = unit_of(rows[0]["quantity"])
     lines = []
@@ -484,8 +491,8 @@ def forest(rows: list[dict[str, Any]]):
     axis.axvspan(-margin, margin, color="#ececec", zorder=0)
     axis.axvline(0, color="#1a1a1a", linewidth=1.2)
     axis.axvline(sign * margin, color="#767676", linewidth=1, linestyle="--")
-    for y, (_, values, verdict) in enumerate(lines):
-        colour, marker = VERDICTS[verdict] if verdict else ("#767676", "|")
+    for y, (label, values, verdict) in enumerate(lines):
+        colour, marker = VERDICTS[verdict] if verdict else setup_style([label.strip()])[label.strip()]
         x = values["effect"] * factor
         if math.isnan(x):
             axis.annotate("no runs", (0, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
@@ -494,18 +501,30 @@ def forest(rows: list[dict[str, Any]]):
             width = 2.2 if verdict else 1.0
             axis.plot([values["low"] * factor, values["high"] * factor], [y, y], color=colour, linewidth=width)
         fill = "white" if verdict == "inconclusive" else colour
-        axis.plot(x, y, marker=marker, markersize=8, color=colour, markerfacecolor=fill, linestyle="none", zorder=3)
+        axis.plot(
+            x,
+            y,
+            marker=marker,
+            markersize=8 if verdict else 5,
+            color=colour,
+            markerfacecolor=fill,
+            linestyle="none",
+            zorder=3,
+        )
         if verdict:
-            text, offset = f"{verdict}", (0, 8)
             axis.annotate(
-                text, (x, y), xytext=offset, textcoords="offset points", ha="center", fontsize=9, annotation_clip=False
-            )
+                verdict, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9,
+                annotation_clip=False, path_effects=[withStroke(linewidth=3, foreground="w")],
+            )  # fmt: skip
     axis.set(yticks=range(len(lines)), ylim=(len(lines) - 0.5, -0.8))
-    axis.set_yticklabels([label for label, *_ in lines], fontsize=9)
+    for tick, (*_, verdict) in zip(
+        axis.set_yticklabels([label for label, *_ in lines], fontsize=9), lines, strict=True
+    ):
+        tick.set_fontweight("bold" if verdict else "normal")
     axis.margins(x=0.1)
     for spine in ("top", "right", "left"):
         axis.spines[spine].set_visible(False)
     axis.tick_params(axis="y", length=0)
     arrow = "the claim expects this side →" if sign > 0 else "← the claim expects this side"
-    axis.set_xlabel(f"difference in {rows[0]['quantity'].replace('_', ' ')}{',' * bool(unit)}{unit}    {arrow}")
+    axis.set_xlabel(f"difference in {quantity_title(rows[0]['quantity'])}{',' * bool(unit)}{unit}    {arrow}")
     return fig

@@ -142,7 +142,7 @@ def _data(name: str) -> Dataset:
 # ---- what is seen --------------------------------------------------------------------------------------------------
 
 
-def picture(values: Tensor, signed: bool = False, size: int = 168) -> str:
+def picture(values: Tensor, signed: bool = False, size: int = 150) -> str:
     """An image (H,W) as a data address: grey values in [0,1], or a signed map, blue to red, white at 0."""
     array = values.detach().float().numpy()
     if signed:
@@ -156,11 +156,12 @@ def picture(values: Tensor, signed: bool = False, size: int = 168) -> str:
 
 
 STYLE = """<style>
-.sqx {display: flex; flex-wrap: wrap; gap: 16px; font: 14px system-ui, sans-serif}
-.sqx figure {margin: 0; width: 172px} .sqx img {display: block; width: 168px; height: 168px; border: 1px solid #767676}
-.sqx h3 {margin: 0 0 2px; font-size: 15px} .sqx p {margin: 4px 0} .sqx .wrong {color: #A33B00; font-weight: bold}
+.sqx {display: flex; flex-wrap: wrap; gap: 8px; font: 14px system-ui, sans-serif}
+.sqx figure {margin: 0; width: 154px} .sqx img {display: block; width: 150px; height: 150px; border: 1px solid #767676}
+.sqx h3 {margin: 0 0 2px; font-size: 15px} .sqx p {margin: 4px 0}
+.sqx p.says {min-height: 36px; line-height: 18px} .sqx .wrong {color: #A33B00; font-weight: bold}
 .sqx .row {display: flex; align-items: center; gap: 4px; font-size: 12px; line-height: 16px}
-.sqx .row span {width: 76px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; text-align: right}
+.sqx .row span {width: 66px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; text-align: right}
 .sqx .row i {display: block; height: 10px}
 </style>"""
 
@@ -168,16 +169,20 @@ STYLE = """<style>
 def view(
     answers: Sequence[Answer], pixels: Tensor, classes: Sequence[str], truth: int | None = None, blank: float = 0.0
 ) -> str:
-    """The HTML that shows an image and the answers side by side: map, probabilities and, when blanking, what is left."""
+    """The HTML that shows an image and the answers side by side: map, probabilities and, when blanking, what is left.
+
+    truth: the image's class; None for a drawing, which has none and stands on the pad already.
+    """
     styles = setup_style([answer.setup for answer in answers])
-    said = "your drawing" if truth is None else f"truth: {classes[truth]}"
-    parts = [
-        _figure("the image", picture(to_float(pixels[None])[0, 0]), f"The image, {said}", f"<p>{html.escape(said)}</p>")
-    ]
+    parts = []
+    if truth is not None:
+        said = f"truth: {classes[truth]}"
+        image = picture(to_float(pixels[None])[0, 0])
+        parts.append(_figure("the image", image, f"The image, {said}", f"<p>{html.escape(said)}</p>"))
     for answer in answers:
         name, confidence = classes[answer.predicted], float(answer.probabilities.max())
         wrong = truth is not None and answer.predicted != truth
-        below = f"<p{' class=wrong' if wrong else ''}>{html.escape(name)}, {confidence:.1%}{' (wrong)' * wrong}</p>"
+        below = f"<p class='says{' wrong' * wrong}'>{html.escape(name)}, {confidence:.1%}{' (wrong)' * wrong}</p>"
         if dead(answer.saliency[None])[0]:
             below += "<p class=wrong>dead map: zero everywhere</p>"
         below += _bars(answer.probabilities, classes, styles[answer.setup].colour)
@@ -202,7 +207,7 @@ def _figure(title: str, address: str, alt: str, below: str) -> str:
 def _bars(probabilities: Tensor, classes: Sequence[str], colour: str) -> str:
     return "".join(
         f'<div class="row"><span>{html.escape(name)}</span>'
-        f'<i style="width: {72 * float(p):.0f}px; background: {colour}"></i>{float(p):.0%}</div>'
+        f'<i style="width: {48 * float(p):.0f}px; background: {colour}"></i>{float(p):.0%}</div>'
         for name, p in zip(classes, probabilities, strict=True)
     )
 
@@ -279,7 +284,9 @@ class Explorer(widgets.VBox):
 
         def choice(what: str, values: Sequence, label) -> widgets.Dropdown:
             options = [(label(value), value) for value in dict.fromkeys(values)]
-            return widgets.Dropdown(options=options, description=what, style={"description_width": "initial"})
+            # As wide as its words: all controls stand in two lines, and the maps in sight below them.
+            look = {"style": {"description_width": "initial"}, "layout": {"width": "max-content"}}
+            return widgets.Dropdown(options=options, description=what, **look)
 
         self.dataset = choice("data set", [g.dataset for g in groups], dataset_title)
         self.network = choice("network", [g.network for g in groups], str)
@@ -287,16 +294,19 @@ class Explorer(widgets.VBox):
         self.seed = choice("seed", [g.seed for g in groups], str)
         self.method = choice("method", METHODS, method_title)
         self.surrogate = choice("gradient", SURROGATES, lambda name: name.replace("_", "-"))
-        self.label = widgets.Dropdown(options=[("all classes", ALL_CLASSES)], description="class")
+        self.label = widgets.Dropdown(
+            options=[("all classes", ALL_CLASSES)], description="class", layout={"width": "220px"}
+        )
         self.which = choice("show", FILTERS, str)
-        self.image = widgets.IntSlider(description="image", continuous_update=True, layout={"width": "420px"})
-        self.blank = widgets.IntSlider(0, 0, 90, 5, description="blank top %", layout={"width": "420px"})
+        self.image = widgets.IntSlider(description="image", continuous_update=True, layout={"width": "380px"})
+        self.blank = widgets.IntSlider(0, 0, 90, 5, description="blank top %", layout={"width": "380px"})
         self.pad = Pad()
-        self.clear = widgets.Button(description="clear")
-        self.erase = widgets.ToggleButton(description="erase")
+        self.clear = widgets.Button(description="clear", layout={"width": "122px"})
+        self.erase = widgets.ToggleButton(description="erase", layout={"width": "122px"})
         self.start = widgets.Button(description="draw on this image")
-        self.brush = widgets.FloatSlider(1.2, min=0.4, max=4, step=0.2, description="brush")
-        self.out, self.drawn = widgets.HTML(), widgets.HTML()
+        self.brush = widgets.FloatSlider(1.2, min=0.4, max=4, step=0.2, description="brush", layout={"width": "254px"})
+        self.out = widgets.HTML()
+        self.drawn = widgets.HTML(layout={"flex": "1 1 0%", "min_width": "636px"})  # four maps beside the pad
         self.note = widgets.HTML()
 
         self._numbers: list[int] = []
@@ -306,10 +316,9 @@ class Explorer(widgets.VBox):
             control.observe(self._changed_group, "value")
         for control in (self.label, self.which):
             control.observe(lambda _: self._choose_images(), "value")
-        for control in (self.image, self.method, self.surrogate, self.blank):
-            control.observe(lambda _: self.show(), "value")
+        self.image.observe(lambda _: self.show(), "value")
         for control in (self.method, self.surrogate, self.blank):
-            control.observe(lambda _: self.show_drawing(), "value")
+            control.observe(lambda _: self._show_what_is_seen(), "value")
         self.pad.observe(lambda _: self.show_drawing(), "pixels")
         self.clear.on_click(lambda _: setattr(self.pad, "pixels", [0] * 784))
         self.start.on_click(lambda _: setattr(self.pad, "pixels", self._pixels().flatten().tolist()))
@@ -317,12 +326,13 @@ class Explorer(widgets.VBox):
         widgets.link((self.brush, "value"), (self.pad, "brush"))
 
         which_run = widgets.HBox([self.dataset, self.network, self.training, self.seed], layout={"flex_flow": "wrap"})
-        how = widgets.HBox([self.method, self.surrogate], layout={"flex_flow": "wrap"})
+        how = widgets.HBox([self.method, self.surrogate, self.blank], layout={"flex_flow": "wrap"})
         what = widgets.HBox([self.label, self.which, self.image], layout={"flex_flow": "wrap"})
         tools = widgets.VBox([self.pad, self.brush, widgets.HBox([self.clear, self.erase]), self.start])
         drawing = widgets.HBox([tools, self.drawn], layout={"flex_flow": "wrap"})
-        tabs = widgets.Tab([widgets.VBox([what, self.out]), drawing], titles=["Test images", "Draw your own"])
-        super().__init__([which_run, how, self.blank, self.note, tabs])
+        self.tabs = widgets.Tab([widgets.VBox([what, self.out]), drawing], titles=["Test images", "Draw your own"])
+        self.tabs.observe(lambda _: self._show_what_is_seen(), "selected_index")
+        super().__init__([which_run, how, self.note, self.tabs])
         self.show()
         self.show_drawing()
 
@@ -340,7 +350,12 @@ class Explorer(widgets.VBox):
         if change["owner"] is self.dataset:
             self._fill_classes(self.group)
         self._choose_images()
-        self.show_drawing()
+        if self.tabs.selected_index == 1:
+            self.show_drawing()
+
+    def _show_what_is_seen(self) -> None:
+        """Show the tab in front; the other one follows when it is opened, so that nothing is computed twice."""
+        (self.show_drawing if self.tabs.selected_index == 1 else self.show)()
 
     def _fill_classes(self, group: Group) -> None:
         classes = self.lab.data(group).classes

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from sqlib.claims import read_claims, signed, unit_of
 from sqlib.config import NETWORK_LAYERS, Run, SqlibError, Study, dataset_title
 from sqlib.driver import logged_errors
 from sqlib.files import write_atomically
-from sqlib.pages import check_size, render_page, table_html
+from sqlib.pages import check_size, file_links, render_page, table_html, with_file_links
 from sqlib.runs import collect, compare_page, read_result
 from sqlib.sweeps import load_sweep
 
@@ -23,6 +24,7 @@ _MEASURES = {
     "dead maps, %": ("dead_map_rate", 100, "{:.2f}"),
     "faithfulness gap": ("faithfulness_gap", 1, "{:.3f}"),
 }
+_VERDICT_MARKS = {"supported": "■", "contradicted": "✕", "inconclusive": "○"}  # as in the figures of the claims page
 _ANSWERED = {"accuracy": "test accuracy, %", "gini": "Gini index", "gap": "faithfulness gap"}
 
 
@@ -43,6 +45,7 @@ def write_index(study: Study, reports_folder: Path) -> Path:
     ]
     provenances = [read_result(run.folder(reports))["provenance"] for run in study.runs() if _finished(run, reports)]
     pages = _study_pages(study, reports)
+    verdicts, counted = _verdicts(study, reports)
     page = render_page(
         "index.html.j2",
         title=study.title,
@@ -57,6 +60,12 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         finished=len(results),
         total=len(study.runs()),
         small=study.training.images < 55_000,
+        datasets=_listed([dataset_title(dataset) for dataset in study.datasets]),
+        setups=_COUNTS.get(len(study.setups), str(len(study.setups)))
+        + " choice"
+        + "s" * (len(study.setups) > 1)
+        + " of",
+        trainings=_listed([training_title(training) for training in study.trainings]) + " training",
         answers=[found for title, _, network, rows in groups if (found := answer(study, network, title, rows))],
         # What happens to the maps of the same images, and what each bit costs in numbers.
         hero=_picture(reports, [f"compare_{dataset}_maps" for dataset in study.datasets]),
@@ -64,7 +73,8 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         tables=[
             _headline(study, title, dataset, network, rows) for title, dataset, network, rows in groups if len(rows)
         ],
-        verdicts=_verdicts(study, reports),
+        verdicts=verdicts,
+        counted=counted,
         pages=pages,
         grids=[_run_grid(study, title, dataset, network, reports, results) for title, dataset, network, _ in groups],
         missing=_missing(study, reports),
@@ -73,13 +83,21 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         has_heading=True,
     )
     index = reports / "index.html"
-    write_atomically(index, page.encode())
+    write_atomically(index, with_file_links(page, reports).encode())
     check_size(index)
     return index
 
 
 def _finished(run: Run, reports: Path) -> bool:
     return (run.folder(reports) / "result.json").exists()
+
+
+_COUNTS = dict(enumerate(["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
+
+
+def _listed(words: list[str]) -> str:
+    """'a, b and c'."""
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
 
 
 def training_title(name: str) -> str:
@@ -223,29 +241,43 @@ def _run_grid(study: Study, title: str, dataset: str, network: str, reports: Pat
 
 
 def _verdicts(study: Study, reports: Path):
-    """The verdict on each claim, data set by data set, as the claims page left them; None without that page."""
+    """(the table of the verdicts on each claim, data set by data set, as the claims page left them; how many there are of
+    each): None and nothing without that page."""
     import pandas
     from markupsafe import Markup
 
     recorded = reports / "results/claims.json"
     if not (recorded.exists() and (reports / "claims.html").exists()):
-        return None
+        return None, {}
     try:
         rows = read_claims(recorded)
     except SqlibError:
-        return None  # the job that makes it says what is wrong
+        return None, {}  # the job that makes it says what is wrong
     lines: dict[str, dict[str, str]] = {}
     for row in rows:
         factor, unit, digits = unit_of(row["quantity"])
-        effect = "–" if math.isnan(row["effect"]) else signed(row["effect"] * factor, digits) + unit
+        effect = "no difference known" if math.isnan(row["effect"]) else signed(row["effect"] * factor, digits) + unit
+        if not math.isnan(row["low"]):
+            effect += f" [{signed(row['low'] * factor, digits)}, {signed(row['high'] * factor, digits)}]"
         column = _group_title(study, row["dataset"], row.get("network", study.networks[0]))
-        lines.setdefault(row["claim"], {})[column] = f"{row['verdict']} ({effect})"
+        mark = Markup('<span class="verdict"><span aria-hidden="true">{} </span>{}</span> {}')
+        claim = re.sub(r"^The abstract says that (.)", lambda found: found[1].upper(), row["claim"])
+        lines.setdefault(claim, {})[column] = mark.format(_VERDICT_MARKS[row["verdict"]], row["verdict"], effect)
     if not lines:
-        return None
-    caption = "Each claim of the paper's abstract, and the verdict on it; in brackets the difference that was found."
-    note = "Inconclusive: with so few seeds neither an effect of the size that matters nor its absence is shown."
+        return None, {}
+    counted = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in _VERDICT_MARKS} | {
+        "tests": len(rows)
+    }
+    caption = (
+        "Each claim of the paper's abstract, the verdict on it, and the difference that was found with its interval."
+    )
+    note = (
+        "■ supported, ✕ contradicted, ○ inconclusive: neither an effect of the size that matters nor its absence is shown. "
+        "The intervals stand each for itself; the verdicts are corrected for the number of tests, and so may be "
+        "inconclusive where an interval excludes 0."
+    )
     frame = pandas.DataFrame.from_dict(lines, orient="index").rename_axis("claim").fillna("–")
-    return Markup(table_html(frame, "verdicts", caption, note=note))
+    return Markup(table_html(frame, "verdicts", caption, note=note)), counted
 
 
 def _study_pages(study: Study, reports: Path) -> list[tuple[str, str, str]]:
@@ -277,6 +309,7 @@ def _study_pages(study: Study, reports: Path) -> list[tuple[str, str, str]]:
 
 def _picture(reports: Path, names: list[str]) -> dict[str, object] | None:
     """The first of these figures that there is, as `sqlib.notebook.figure` left it: its words are inside the PNG."""
+    from markupsafe import Markup
     from PIL import Image
 
     for path in (reports / "figures" / f"{name}.png" for name in names):
@@ -288,8 +321,10 @@ def _picture(reports: Path, names: list[str]) -> dict[str, object] | None:
                 "data": base64.b64encode(path.read_bytes()).decode(),
                 "alt": words.get("Description", "Saliency maps of the same images under every setup"),
                 "caption": words.get("Title", ""),
-                "width": size[0],
-                "height": size[1],
+                # 8 inches at 150 dots each, as every figure is saved, shown at the size that it has on its own page.
+                "width": round(size[0] * 96 / 150),
+                "height": round(size[1] * 96 / 150),
+                "files": Markup(file_links(reports, path.stem, "figures")),
             }
     return None
 

@@ -63,6 +63,7 @@ def render(
     body = _ADDRESS.sub(_plain_address, body)
     # A wide figure scrolls on a narrow screen, so the keyboard must reach it.
     body = re.sub(r"<figure\b(?![^>]*tabindex)", '<figure tabindex="0"', body)
+    body = with_file_links(body, Path(html).parent)
     page = render_page(
         "page.html.j2",
         title=title,
@@ -77,6 +78,36 @@ def render(
     )
     write_atomically(Path(html), page.encode())
     check_size(html)
+
+
+_KINDS = {"figures": ("svg", "pdf"), "tables": ("csv", "md", "tex")}
+_KIND_TITLES = {"svg": "SVG", "pdf": "PDF", "csv": "CSV", "md": "Markdown", "tex": "LaTeX"}
+
+
+def file_links(folder: Path, name: str, where: str) -> str:
+    """Links to the files of a figure or a table in `folder`/figures or /tables, as HTML; "" where there are none."""
+    from markupsafe import escape
+
+    there = [kind for kind in _KINDS[where] if (Path(folder) / where / f"{name}.{kind}").exists()]
+    links = (
+        f'<a href="{where}/{escape(name)}.{kind}" aria-label="{_KIND_TITLES[kind]} of {escape(name)}">{_KIND_TITLES[kind]}</a>'
+        for kind in there
+    )
+    return f' <span class="files">{" · ".join(links)}</span>' if there else ""
+
+
+def with_file_links(page: str, folder: Path) -> str:
+    """The page with links under each figure and table to its files, as far as they lie beside the page in `folder`."""
+
+    def figure(found: re.Match) -> str:
+        return f"{found[1]}{file_links(folder, found[2], 'figures')}{found[3]}"
+
+    def table(found: re.Match) -> str:
+        links = file_links(folder, found[2], "tables")
+        return f'{found[1]}<p class="note">{links.strip()}</p></div>' if links else found[0]
+
+    page = re.sub(r'(<figure [^>]*?id="([^"]+)".*?)(</figcaption></figure>)', figure, page, flags=re.DOTALL)
+    return re.sub(r'(<div class="table" id="([^"]+)".*?)</div>', table, page, flags=re.DOTALL)
 
 
 _ADDRESS = re.compile(r'(<[a-z][^<>]*?\s(?:href|src)=")([^"]*)"', re.IGNORECASE)

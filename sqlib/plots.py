@@ -175,7 +175,8 @@ def _draw_map(axis, saliency: np.ndarray, image: np.ndarray, top: float) -> None
     _frame(axis)
     if saliency.max() < DEAD_BELOW:
         middle = ((saliency.shape[1] - 1) / 2, (saliency.shape[0] - 1) / 2)
-        axis.annotate("dead", middle, ha="center", va="center", fontsize=9, color=FAINT)
+        axis.annotate("dead", middle, ha="center", va="center", fontsize=9, color=INK,
+                      bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
 
 
 @styled
@@ -327,7 +328,8 @@ def saliency_methods(
     """The same images explained by several methods: maps is method -> (N,28,28). Each map has its own scale, because
     the methods' units differ."""
     stacked = np.stack([_array(values) for values in maps.values()], axis=1)
-    names = {"integrated_gradients": "integrated gr.", "input_x_gradient": "input × gr.", "grad_cam": "Grad-CAM"}
+    names = {"integrated_gradients": "int. gr.", "input_x_gradient": "input × gr.", "grad_cam": "Grad-CAM",
+             "smoothgrad": "SmoothGr."}  # fmt: skip
     labels = [names.get(method, method.replace("_", " ")) for method in maps]
     return map_grid(images, stacked, row_labels, labels, notes=notes, scale="map")
 
@@ -450,6 +452,7 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
     axes = fig.subplots(1, len(datasets), squeeze=False)[0]
     styles = setup_style(_present(df, "setup"))
     factor = 100 if quality in PERCENT else 1
+    words = {axis: [] for axis in axes}
     for axis, dataset in zip(axes, datasets, strict=True):
         part = df[df["dataset"] == dataset]
         for training in trainings:
@@ -467,20 +470,50 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
                               markersize=4, alpha=0.45, zorder=2, **{**look, "markeredgewidth": 0.8})  # fmt: skip
                 axis.plot(mean[quality] * factor, mean["test_accuracy"] * 100, marker=marker, markersize=9,
                           linestyle="none", zorder=3, **look)  # fmt: skip
-                # One training's words above the marks, the other's below: two marks at one place stay readable.
-                at, halo = (
-                    (mean[quality] * factor, mean["test_accuracy"] * 100),
-                    withStroke(linewidth=2.5, foreground="w"),
-                )
-                axis.annotate(setup, at, xytext=(7, -13 if guided else 6), textcoords="offset points", fontsize=9,
-                              color=styles[setup].text, zorder=5, path_effects=[halo])  # fmt: skip
+                words[axis].append((mean[quality] * factor, mean["test_accuracy"] * 100, setup, styles[setup].text))
         axis.margins(x=0.14, y=0.12)
         axis.set_xlabel(QUALITIES.get(quality, quality) + (", %" if factor == 100 else ""))
         axis.set_ylabel("test accuracy, %")
         if len(datasets) > 1:
             axis.set_title(dataset_title(dataset), loc="left")
     _training_key(fig, trainings)
+    fig.draw_without_rendering()  # the layout decides where there is room
+    for axis, marks in words.items():
+        _label_marks(axis, marks)
     return fig
+
+
+def _label_marks(axis, marks: Sequence[tuple[float, float, str, object]]) -> None:
+    """Words beside marks, (x, y, word, colour) each: at the first side where they cover neither a mark nor other words."""
+    unit = axis.figure.dpi / 72
+    places = [tuple(place / unit for place in axis.transData.transform((x, y))) for x, y, *_ in marks]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    halo = withStroke(linewidth=2.5, foreground="w")
+    for (x, y), (value_x, value_y, word, colour) in zip(places, marks, strict=True):
+        wide = 5.6 * len(word)
+        sides = [
+            (7, 5),
+            (7, -14),
+            (-7 - wide, 5),
+            (-7 - wide, -14),
+            (7, -4),
+            (-7 - wide, -4),
+            (-wide / 2, 9),
+            (-wide / 2, -18),
+        ]
+        boxes = [(x + right, y + up, x + right + wide, y + up + 10) for right, up in sides]
+
+        def covers(box) -> float:
+            return sum(
+                max(0, min(box[2], other[2]) - max(box[0], other[0]))
+                * max(0, min(box[3], other[3]) - max(box[1], other[1]))
+                for other in taken
+            )
+
+        best = min(range(len(sides)), key=lambda at: (round(covers(boxes[at])), at))
+        taken.append(boxes[best])
+        axis.annotate(word, (value_x, value_y), xytext=sides[best], textcoords="offset points", fontsize=9, color=colour,
+                      zorder=5, path_effects=[halo])  # fmt: skip
 
 
 def _by_setup_panel(axis, df, column: str, factor: float, setups: Sequence[str], trainings: Sequence[str]) -> None:
@@ -779,7 +812,7 @@ def paired(df, column: str, setup: str, training: str, reference: str, other_tra
 
 
 def in_words(differences: np.ndarray, decimals: int = 2, factor: float = 1, unit: str = "") -> str:
-    """Paired differences as words: "lower by 0.12 on average over 3 seeds (lower in 3 of 3)"; honest about one seed."""
+    """Paired differences as words: "lower by 0.12 (in all 3 seeds)", "(in 2 of 3 seeds)"; honest about one seed."""
     differences = np.asarray(differences, dtype=float) * factor
     if not len(differences):
         return "not known (runs are missing)"
@@ -791,7 +824,9 @@ def in_words(differences: np.ndarray, decimals: int = 2, factor: float = 1, unit
     if len(differences) == 1:
         return f"{words} (one seed)"
     same = int((np.sign(differences) == np.sign(mean)).sum())
-    return f"{words} on average over {len(differences)} seeds ({'higher' if mean > 0 else 'lower'} in {same} of them)"
+    if round(abs(mean), decimals) == 0:
+        return words
+    return f"{words} (in {'all' if same == len(differences) else f'{same} of'} {len(differences)} seeds)"
 
 
 MEASURES = {

@@ -67,19 +67,32 @@ def copy_selection(study: Study, reports: Path, target: Path) -> list[str]:
     return left_out
 
 
+_ABSENT = (
+    '<p class="note">Runs without a link: their pages are not published. <code>make reproduce</code> makes them.</p>'
+)
 _LINK = re.compile(r'<a\b[^>]*?\bhref="([^"#?]+)[^"]*"[^>]*>(.*?)</a>', re.DOTALL)
 
 
 def drop_dead_links(folder: Path) -> None:
-    """In every page under `folder`, leave only the words of a link to a file that is not there."""
+    """In every page under `folder`, leave only the words of a link to a file that is not there, and say once why.
+
+    Nothing stays of a step to such a page, or of links to a figure's files.
+    """
     for page in folder.rglob("*.html"):
 
         def keep_or_drop(link: re.Match, at: Path = page.parent) -> str:
             address = link[1]
             remote = re.match(r"[a-z]+:", address) is not None
-            return link[0] if remote or os.path.exists(at / address) else link[2]
+            if remote or os.path.exists(at / address):
+                return link[0]
+            gone = 'rel="prev"' in link[0] or 'rel="next"' in link[0] or address.endswith((".svg", ".pdf"))
+            return "" if gone else f'<span class="absent">{link[2]}</span>'
 
         text = page.read_text(encoding="utf-8")
         kept = _LINK.sub(keep_or_drop, text)
+        kept = re.sub(r'\s*<span class="files">[ ·]*</span>', "", kept)
+        kept = re.sub(r'<nav class="steps"[^>]*>\s*</nav>', "", kept)
+        if '<span class="absent">' in kept:
+            kept = re.sub(r'<h2 id="(?:runs|related)">[^<]*</h2>', rf"\g<0>{_ABSENT}", kept)
         if kept != text:
             page.write_text(kept, encoding="utf-8")

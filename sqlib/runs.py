@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sqlib.config import REPORTS, REPOSITORY, Run, SqlibError, Study, digest
+from sqlib.config import REPORTS, REPOSITORY, Run, SqlibError, Study, dataset_title, digest
 from sqlib.files import reading, write_atomically
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
@@ -360,7 +360,7 @@ def describe_run(run: Run) -> "pandas.DataFrame":
 
     p, clip, guidance = run.parameters, run.parameters.clip, run.parameters.guidance
     rows = {
-        "data set": run.dataset,
+        "data set": dataset_title(run.dataset),
         "network": run.network,
         "setup": f"{run.setup.name}: {run.setup.title}",
         "training": run.training.replace("_", "-"),

@@ -190,7 +190,7 @@ class Page:
 
     def facts(self) -> dict[str, str]:
         """What stands at the foot of the page: which run, the command that makes it, when, on what."""
-        facts = {"Study": self.study.name, "Run it again": f"python -m sqlib {self.command}"}
+        facts = {"Study": self.study.name, "Run it again": f".venv/bin/python -m sqlib {self.command}"}
         origin = runs.provenance()
         if self.run is not None:
             facts["Run"] = self.run.id

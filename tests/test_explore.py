@@ -120,13 +120,27 @@ def test_drawing_is_answered_and_cleared(explorer):
         pixels[28 * row + 13 : 28 * row + 16] = [255] * 3
     explorer.pad.pixels = pixels
     drawn = explorer.drawn.value
-    assert drawn != blank and "your drawing" in drawn and "(wrong)" not in drawn
+    assert drawn != blank and drawn.count("<figure>") == 4 and "(wrong)" not in drawn
     explorer.clear.click()
     assert explorer.pad.pixels == [0] * 784 and explorer.drawn.value == blank
     explorer.start.click()
     assert sum(explorer.pad.pixels) > 0 and explorer.drawn.value != blank
     explorer.erase.value, explorer.brush.value = True, 3.0
     assert explorer.pad.erase and explorer.pad.brush == 3.0
+
+
+def test_only_the_tab_in_front_is_computed_and_the_other_when_it_is_opened(explorer):
+    image, drawing = explorer.out.value, explorer.drawn.value
+    explorer.method.value = "input_x_gradient"
+    assert explorer.out.value != image and explorer.drawn.value == drawing
+    image = explorer.out.value
+    explorer.pad.pixels = [100] * 784
+    drawing = explorer.drawn.value
+    explorer.tabs.selected_index = 1
+    explorer.blank.value = 20
+    assert explorer.out.value == image and explorer.drawn.value != drawing
+    explorer.tabs.selected_index = 0
+    assert "without its top 20%" in explorer.out.value
 
 
 def test_dead_maps_and_wrong_answers_are_said_and_names_escaped(lab):

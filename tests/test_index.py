@@ -1,6 +1,7 @@
 """The index of a study: from no results, from some, from all."""
 
 import re
+from html import unescape
 from types import SimpleNamespace
 
 import matplotlib
@@ -63,7 +64,10 @@ def full(study, tmp_path, monkeypatch):
 
 def test_question_and_answer_come_from_the_results(full):
     assert "<h1>How many &lt;bits&gt;?</h1>" in full.text
-    plain = " ".join(re.sub("<[^>]*>", "", full.text).split())
+    plain = " ".join(unescape(re.sub("<[^>]*>", "", full.text)).split())
+    assert (
+        "32 networks are trained and explained for this: on MNIST and Fashion-MNIST, with four choices of bits" in plain
+    )
     assert "From fp32 to w2a2 (2-bit weights and activations), accuracy on MNIST goes from 98.50 to 97.90 %" in plain
     assert (
         "and the saliency maps keep 100 % of their faithfulness and 100 % of their clarity; on Fashion-MNIST from"
@@ -78,7 +82,11 @@ def test_question_and_answer_come_from_the_results(full):
 def test_headline_table_picture_and_facts(full):
     assert '<td class="n">98.50 ± 0.71</td>' in full.text
     assert [image["alt"] for image in Elements(full.page).all("img")] == ["What the maps show"]
-    assert "<figcaption>The caption.</figcaption>" in full.text
+    caption = BeautifulSoup(full.text, "html.parser").figcaption
+    assert caption.text.split() == ["The", "caption.", "SVG", "·", "PDF"]
+    assert [a["href"] for a in caption.find_all("a")] == [
+        f"figures/compare_mnist_maps.{kind}" for kind in ("svg", "pdf")
+    ]
     assert "make reproduce STUDY=paper" in full.text
     assert "<dt>Revision</dt>" in full.text
     assert "31 minutes" in full.text
@@ -95,7 +103,7 @@ def test_every_link_resolves_and_every_page_is_linked(full):
 
 CLAIM = {
     "id": "a",
-    "claim": "Bits <cost> accuracy.",
+    "claim": "The abstract says that bits <cost> accuracy.",
     "network": "lenet",
     "quantity": "test_accuracy",
     "low": None,
@@ -106,7 +114,7 @@ CLAIM = {
 def test_verdicts_stand_on_the_index_once_their_page_is_there(full):
     assert 'id="verdicts"' not in full.text
     rows = [
-        {**CLAIM, "dataset": "mnist", "effect": -0.006, "verdict": "supported"},
+        {**CLAIM, "dataset": "mnist", "effect": -0.006, "low": -0.009, "high": -0.003, "verdict": "supported"},
         {**CLAIM, "dataset": "fashion_mnist", "effect": None, "verdict": "inconclusive"},
     ]
     write_atomically(full.reports / "results/claims.json", to_json(rows))
@@ -114,7 +122,13 @@ def test_verdicts_stand_on_the_index_once_their_page_is_there(full):
     write_index(full.study, full.reports)
     text = full.page.read_text()
     assert "Bits &lt;cost&gt; accuracy." in text
-    assert "<td>supported (−0.60 points)</td><td>inconclusive (–)</td>" in text
+    cells = [cell.text for cell in BeautifulSoup(text, "html.parser").select("#verdicts td")]
+    assert cells == ["■ supported −0.60 points [−0.90, −0.30]", "○ inconclusive no difference known"]
+    plain = " ".join(re.sub("<[^>]*>", "", text).split())
+    assert (
+        "abstract, the verdict is supported for 1, contradicted for 0 and inconclusive for 1: 2 seeds show there"
+        in plain
+    )
     assert text.index('id="verdicts"') < text.index('id="pages"') < text.index('href="claims.html"')
     write_atomically(full.reports / "results/claims.json", b"{")
     write_index(full.study, full.reports)

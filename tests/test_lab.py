@@ -139,6 +139,8 @@ def test_a_stroke_is_answered_by_every_network(lab):
     tab.get_by_text("Draw your own").first.click()
     canvas = tab.locator("canvas[aria-label^='Canvas to draw']").first
     canvas.scroll_into_view_if_needed()
+    # The tab that is opened follows what was chosen meanwhile: 30% blanked.
+    expect(tab.locator(".sqx").nth(1).locator("img")).to_have_count(2 * 4)
     before, box = maps(tab, 1), canvas.bounding_box()
     tab.mouse.move(box["x"] + 126, box["y"] + 40)
     tab.mouse.down()
@@ -146,8 +148,8 @@ def test_a_stroke_is_answered_by_every_network(lab):
         tab.mouse.move(box["x"] + 126 + 2 * (step % 3), box["y"] + 40 + 9 * step)
     tab.mouse.up()
     drawn = changed(tab, before, 1)
-    assert drawn[0] != before[0]  # the drawing, and the map of every network, each with the blanked drawing behind it
-    assert all(now != was for now, was in zip(drawn[1::2], before[1::2], strict=True))
+    # The map of every network; the blanked drawing behind each may have lost the whole stroke.
+    assert all(now != was for now, was in zip(drawn[::2], before[::2], strict=True))
     tab.wait_for_timeout(500)
     tab.screenshot(path=SCREENSHOTS / "lab_drawing.jpg", quality=80)
     tab.get_by_role("button", name="clear").click()

@@ -141,6 +141,18 @@ def test_pages_are_offline_and_small(made):
     assert (pages.TEMPLATES / "style.css").stat().st_size < 12_000
 
 
+def test_figures_and_tables_link_the_files_that_lie_beside_the_page(tmp_path):
+    page = '<figure id="a"><img><figcaption>A.</figcaption></figure><div class="table" id="b"><table></table></div>'
+    assert pages.with_file_links(page, tmp_path) == page
+    for name in ("figures/a.svg", "figures/a.pdf", "tables/b.csv", "tables/b.tex", "figures/b.svg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    linked = pages.with_file_links(page, tmp_path)
+    assert re.findall('href="([^"]*)"', linked) == ["figures/a.svg", "figures/a.pdf", "tables/b.csv", "tables/b.tex"]
+    assert '>A. <span class="files"><a href="figures/a.svg" aria-label="SVG of a">SVG</a> · ' in linked
+    assert linked.endswith(' aria-label="LaTeX of b">LaTeX</a></span></p></div>')
+
+
 def test_a_large_page_is_noticed(made):
     with pytest.warns(UserWarning, match=r"good\.html: \d+ kB, more than the 1 kB"):
         check_size(made[0], limit=1000)

@@ -175,9 +175,10 @@ def test_paired_differences(runs):
 @pytest.mark.parametrize(
     ("differences", "words"),
     [
-        ([-0.1, -0.2], "lower by 0.15 on average over 2 seeds (lower in 2 of them)"),
-        ([0.3, -0.1], "higher by 0.10 on average over 2 seeds (higher in 1 of them)"),
+        ([-0.1, -0.2], "lower by 0.15 (in all 2 seeds)"),
+        ([0.3, -0.1], "higher by 0.10 (in 1 of 2 seeds)"),
         ([0.25], "higher by 0.25 (one seed)"),
+        ([0.001, -0.002], "the same within 0.01"),
         ([0.001], "the same within 0.01 (one seed)"),
         ([], "not known (runs are missing)"),
     ],

@@ -99,3 +99,17 @@ def test_a_sweep_that_is_missing_or_of_other_code_is_not_published(study, report
     )
     with pytest.raises(SqlibError, match="made by other code"):
         __main__.publish("smoke", force=True, older_sweeps=True)
+
+
+def test_nothing_is_left_of_steps_and_files_that_are_not_published(tmp_path):
+    (tmp_path / "there.html").write_text("")
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<h2 id="runs">Runs</h2><a href="there.html">there</a>, <a href="gone.html">seed 1</a>'
+        'A. <span class="files"><a href="figures/a.svg">SVG</a> · <a href="figures/a.pdf">PDF</a></span>'
+        '<nav class="steps" aria-label="x">\n<a rel="next" href="gone.html"><span>Next</span> gone</a>\n</nav>'
+    )
+    publish.drop_dead_links(tmp_path)
+    assert page.read_text() == (
+        f'<h2 id="runs">Runs</h2>{publish._ABSENT}<a href="there.html">there</a>, <span class="absent">seed 1</span>A.'
+    )
