@@ -1,5 +1,6 @@
 """Driving Snakemake: what is to be made, how long it takes, one line for each finished job, and an orderly end."""
 
+import base64
 import ctypes
 import fcntl
 import getpass
@@ -188,11 +189,15 @@ def prepare(study: Study, reports: Path) -> list[str]:
         if fault := runs.fault(folder):
             (folder / "result.json").unlink()
             said.append(f"{run.id}: {fault.replace(str(folder) + '/', '')}; it is trained again")
-        elif (folder / "result.json").stat().st_mtime < (folder / "parameters.json").stat().st_mtime:
+        else:
+            keep_finished(folder, reports)
+        if not fault and (folder / "result.json").stat().st_mtime < (folder / "parameters.json").stat().st_mtime:
             for name in ("model.safetensors", "per_image.safetensors", "result.json", runs.PACKED, "train.html"):
                 if (folder / name).exists():
                     os.utime(folder / name)
-        if not fault and not all((folder / name).exists() for name in (runs.PACKED, "train.html")):
+        if not fault and not (
+            (folder / runs.PACKED).exists() and newer(folder / "train.html", folder / "notebook.ipynb")
+        ):
             (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
     for trial in trials_of(study):
         settle(trial, reports)
@@ -203,6 +208,23 @@ def prepare(study: Study, reports: Path) -> list[str]:
             (run.folder(reports) / "quality.json").unlink(missing_ok=True)
             said.append(f"{run.id}: {fault}; its maps are measured again")
     return said
+
+
+def keep_finished(folder: Path, reports: Path) -> None:
+    """Take Snakemake's mark of an unfinished job from a run that was whole when its job was killed.
+
+    So it is not trained again. The notebook is written last; without it there would be no page.
+    """
+    if newer(folder / "notebook.ipynb", folder / "result.json"):
+        for name in ("model.safetensors", "per_image.safetensors", "result.json"):
+            path = (folder / name).relative_to(reports).as_posix()
+            mark = base64.urlsafe_b64encode(path.encode()).decode()
+            (reports / ".snakemake/incomplete" / mark).unlink(missing_ok=True)
+
+
+def newer(path: Path, than: Path) -> bool:
+    """Whether a file is there, and not older than another that may be missing."""
+    return path.exists() and (not than.exists() or path.stat().st_mtime >= than.stat().st_mtime)
 
 
 def maps_fault(folder: Path) -> str | None:
@@ -289,9 +311,13 @@ def predict_jobs(jobs: dict[int, "Job"], wanted: list[Run], tried: list[Trial]) 
 
 
 def environment() -> dict[str, str]:
-    """Of Snakemake and its jobs: sqlib is found whether or not it is installed."""
+    """Of Snakemake and its jobs: sqlib is found whether or not it is installed.
+
+    The Snakemake that makes a group of jobs on a node is not told what the profile says; it reads this one.
+    """
     path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    inside = REPOSITORY / "profiles/slurm/inside"
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "SNAKEMAKE_PROFILE": str(inside)}
 
 
 def logged(log: Path) -> str:

@@ -14,8 +14,10 @@ def counted(reports) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for report in reports:
         if report.when == "call" and "test_faults" in report.nodeid and report.outcome in ("passed", "failed"):
+            properties = dict(report.user_properties)
             name = report.nodeid.split("::test_")[1].split("[")[0].replace("_", " ")
-            faults = dict(report.user_properties).get("faults", 1)
+            name += f" ({properties['of']})" if "of" in properties else ""
+            faults = properties.get("faults", 1)
             row = found.setdefault(name, [0, 0])
             row[0] += faults
             row[1] += faults if report.outcome == "passed" else 0

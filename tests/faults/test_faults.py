@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from processes import below
 
 from sqlib import runs
 from sqlib.config import REPOSITORY, load_study
+from sqlib.driver import newer
 
 pytestmark = pytest.mark.faults
 sample = pytest.mark.sample
@@ -71,6 +73,7 @@ class Study:
     def finished_runs(self) -> dict[Path, bytes]:
         """The results of the runs that are finished, with all that stands in them, the time when each was made too."""
         folders = [run.folder(self.folder) for run in load_study("micro", self.params).runs()]
+        folders = [folder for folder in folders if newer(folder / "notebook.ipynb", folder / "result.json")]
         return {folder: (folder / "result.json").read_bytes() for folder in folders if runs.fault(folder) is None}
 
     def whole(self) -> dict[str, str]:
@@ -94,8 +97,9 @@ class Study:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """(a finished micro study that nobody changes, what must be equal)."""
-    study = Study(tmp_path_factory.mktemp("undisturbed"))
+    study, started = Study(tmp_path_factory.mktemp("undisturbed")), time.monotonic()
     done = study.make()
+    study.seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
     return study, study.whole()
 
@@ -122,21 +126,22 @@ def heals(study: Study, expected: dict[str, str]) -> subprocess.CompletedProcess
 def test_kill_9_at_any_moment(undisturbed, tmp_path, record_property):
     """Of make, of sqlib, of Snakemake, of a job or of a notebook's kernel, again and again until the study is finished.
 
-    What was finished before a start is not made again by it.
+    A start lasts up to half of what the whole study takes. What was finished before it is not made again by it.
     """
     expected = undisturbed[1]
     chance = random.Random(0)
-    study, killed, before = Study(tmp_path / "0"), 0, {}
-    while killed < KILLS:
+    study, killed, before = Study(tmp_path / "0"), Counter(), {}
+    while killed.total() < KILLS:
         process = study.start(("make", "reproduce", "STUDY=micro"))
-        time.sleep(chance.uniform(0.5, 25))
+        time.sleep(chance.uniform(0.5, undisturbed[0].seconds / 2))
         jobs = below(process.pid)
         if process.poll() is None:
             victim = chance.choice([process.pid, *jobs])
             try:
+                kind = kind_of(victim)
                 os.kill(victim, signal.SIGKILL)
-                killed += 1
-            except ProcessLookupError:
+                killed[kind] += 1
+            except (ProcessLookupError, FileNotFoundError):
                 pass
         out, err = process.communicate(timeout=900)
         assert "Traceback" not in out + err and "another process" not in err, out + err
@@ -146,9 +151,23 @@ def test_kill_9_at_any_moment(undisturbed, tmp_path, record_property):
         if process.returncode == 0:  # it was finished, or got over it
             assert study.whole() == expected
             shutil.rmtree(study.root)
-            study, before = Study(tmp_path / str(killed)), {}
-    record_property("faults", killed)
+            study, before = Study(tmp_path / str(killed.total())), {}
+    record_property("faults", killed.total())
+    record_property("of", ", ".join(f"{number} of {kind}" for kind, number in killed.most_common()))
     heals(study, expected)
+
+
+def kind_of(pid: int) -> str:
+    """What a process of a study is, in a word."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    words = {
+        "ipykernel": "a kernel",
+        "snakemake": "Snakemake",
+        "sqlib reproduce": "sqlib",
+        "-m sqlib": "a job",
+        "make": "make",
+    }
+    return next((kind for word, kind in words.items() if word in command), "another")
 
 
 def child_with(process: subprocess.Popen, word: str, patience: float = 120) -> int:
@@ -157,7 +176,7 @@ def child_with(process: subprocess.Popen, word: str, patience: float = 120) -> i
     while time.monotonic() < until and process.poll() is None:
         for child in below(process.pid):
             try:
-                command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
+                command = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
             if word in command:
@@ -287,7 +306,7 @@ def test_parameters_edited_while_it_runs_are_not_mixed(undisturbed, tmp_path):
 @sample
 def test_training_that_diverges_is_reported_and_stays_to_be_looked_at(finished, undisturbed):
     """Both runs: their index has the table of what failed, with cell, error and log; the other jobs are made."""
-    finished.write({**MICRO, "training": {**MICRO["training"], "learning_rate": 1e9}})
+    finished.write({**MICRO, "training": {**MICRO["training"], "learning_rate": 1.0}})
     done = finished.make()
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     index = (finished.folder / "index.html").read_text()
