@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sqlib.config import REPORTS, REPOSITORY, Run, SqlibError, Study, digest
+from sqlib.config import DATASET_NAMES, REPORTS, REPOSITORY, Run, SqlibError, Study, digest
 from sqlib.files import reading, write_atomically
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
@@ -481,6 +481,21 @@ def write_origin(
 def origin_path(reports: Path, name: str) -> Path:
     """Where `write_origin` writes; name: such as `tables` or `runs/mnist/lenet/fp32/standard/seed0/saliency`."""
     return Path(reports) / "provenance" / f"{name}.json"
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """What `write_origin` wrote; SqlibError if it is not there or damaged."""
+    origin = read_json(path)
+    kinds = {**_ORIGIN, "digest": str, "seeds": list, "notebook": dict, "precision": list}
+    for key, kind in kinds.items():
+        if not isinstance(origin.get(key), kind | None):
+            raise SqlibError(f"{path}: malformed: {key} is not {kind}")
+    data, git, packages = (origin.get(key) or {} for key in ("data", "git", "packages"))
+    if not (data.keys() <= set(DATASET_NAMES) and all(isinstance(sums, dict) for sums in data.values())):
+        raise SqlibError(f"{path}: malformed: data is not the sums of files by data set")
+    if (git and not git.keys() >= {"revision", "dirty"}) or not packages.keys() >= set(PACKAGES):
+        raise SqlibError(f"{path}: malformed: git or packages lacks an entry")
+    return origin
 
 
 def made_from(study: Study, reports: Path) -> dict[str, Any]:

@@ -133,6 +133,7 @@ class Page:
         source = REPOSITORY / "notebooks" / self.source
         limit = time_limit("page") if limit is None else limit
         started = time.time()
+        runs.origin_path(self.reports, self._name).unlink(missing_ok=True)
         try:
             execute(source, self.notebook, parameters, timeout=limit, required=required, threads=threads)
         except SqlibError:
@@ -205,7 +206,10 @@ class Page:
             of_run = {"digest": result["digest"], "seeds": [self.run.seed], "data": {self.run.dataset: own.get("data")}}
             origin = {**own, **of_run, "notebook": {"name": self.source, "sha256": own.get("notebook")}}
         else:
-            origin = runs.read_json(recorded) if recorded.exists() else {}
+            try:
+                origin = runs.read_origin(recorded)
+            except SqlibError:  # made by older code, or the file was damaged: the page itself may be right
+                origin = {"unknown": "when this was made was not written down; what follows is of the rendering"}
         return {**runs.provenance(), **origin}
 
     def facts(self) -> dict[str, str]:
@@ -214,6 +218,8 @@ class Page:
         origin = self._origin()
         if self.run is not None:
             facts["Run"] = self.run.id
+        if "unknown" in origin:
+            facts["Origin"] = origin["unknown"]
         if "digest" in origin:
             facts["Parameters, digest"] = origin["digest"]
         if origin.get("seeds"):

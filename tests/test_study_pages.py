@@ -23,8 +23,9 @@ def test_every_page_has_its_own_place_and_command():
 
 
 def test_a_failed_notebook_still_gives_its_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
     page = Page.tables(load_study("smoke"))
-    page.notebook, page.html = tmp_path / "tables.ipynb", tmp_path / "tables.html"
+    page.notebook.parent.mkdir(parents=True)
     rendered = []
 
     def fails(source, output, *_, **__):
@@ -63,6 +64,19 @@ def test_a_page_says_what_it_was_made_from_also_when_it_is_rendered_later(tmp_pa
     assert "ffff" not in facts["Code"] and facts["Code"].startswith(recorded["git"]["revision"][:12])
     assert facts["Parameters, digest"] == digest(study) and facts["Seed"] == "0"
     assert facts["Notebook, SHA-256"] == f"5_tables.ipynb, {notebook[:12]}"
+    assert "Origin" not in facts
+    changes = [
+        {"digest": 1},
+        {"data": {"mnist": 1}},
+        {"data": {"x": {}}},
+        {"seeds": 0},
+        {"git": {"dirty": 1}},
+        {"packages": {}},
+    ]
+    for damaged in (b"{", b"[]", *(runs.to_json({**recorded, **change}) for change in changes)):
+        (tmp_path / "smoke/provenance/tables.json").write_bytes(damaged)
+        facts = page.facts()
+        assert "was not written down" in facts["Origin"] and "ffff" in facts["Code"], damaged
 
 
 def test_the_time_limit_of_a_notebook_can_be_set(monkeypatch):
