@@ -376,7 +376,7 @@ class Progress:
 
     def finish(self, number: int) -> str | None:
         """Take note of a finished job; the line to print."""
-        if number not in self.jobs:
+        if number not in self.jobs or number in self.finished:
             return None
         job = self.jobs[number]
         self.failed.pop(number, None)  # it failed, was tried again, and is done
@@ -387,11 +387,14 @@ class Progress:
 
     def fail(self, number: int) -> str | None:
         """Take note of a failed job; the line to print, with its error and its log. None if that is known already."""
-        if number not in self.jobs or number in self.failed:
+        if number not in self.jobs or number in self.failed or number in self.finished:
             return None
         job = self.jobs[number]
         log = self.reports / job.log
         errors = logged_errors(log)
+        # Of a group in which one job fails Snakemake says that all have failed.
+        if job.rule == "train" and not errors and runs.fault(self.reports / "runs" / job.target) is None:
+            return self.finish(number)
         what = f"{job.rule} {job.target}".strip()
         self.failed[number] = f"{what}: {errors[-1] if errors else last_words(logged(log))} (log: {shown(log)})"
         return f"{self._number()} FAILED {self.failed[number]}"

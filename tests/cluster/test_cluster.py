@@ -156,7 +156,8 @@ def test_a_stopped_driver_takes_its_jobs_along_and_a_gpu_is_asked_for_where_one_
     process = study.start(str(tmp_path))
     until(log.exists, process)
     (job,) = [job for job in cluster.jobs() if job["state"] == "RUNNING"]
-    assert "gres/gpu=1" in cluster.run("scontrol", "show", "job", job["id"])
+    # TresPerJob=gres:gpu:1, or gres/gpu=1 in newer SLURM and where GPUs are accounted for.
+    assert re.search(r"gres[:/]gpu[:=]1\b", cluster.run("scontrol", "show", "job", job["id"]))
     os.kill(below(process.pid)[0], signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
     assert "stopped; " in said
