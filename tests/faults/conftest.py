@@ -3,6 +3,8 @@
 import os
 from datetime import UTC, datetime
 
+from pytest import ExitCode
+
 from sqlib.config import REPOSITORY
 from sqlib.driver import duration
 from sqlib.readme import FAULTS, update_readme
@@ -40,7 +42,7 @@ def block(found: dict[str, list[int]], seconds: float) -> str:
     return "\n".join(lines)
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_terminal_summary(terminalreporter, exitstatus):
     stats = terminalreporter.stats
     found = counted([report for outcome in ("passed", "failed") for report in stats.get(outcome, [])])
     tried, survived = (sum(row[i] for row in found.values()) for i in (0, 1))
@@ -48,8 +50,10 @@ def pytest_terminal_summary(terminalreporter):
     if not os.environ.get("RECORD"):
         return
     left_out = [name for name in ("deselected", "skipped", "error") if stats.get(name)]
-    if left_out or os.environ.get("FAULTS"):
-        terminalreporter.write_line(f"not recorded: not the whole campaign ({', '.join(left_out) or 'FAULTS is set'})")
+    left_out += ["FAULTS is set"] * bool(os.environ.get("FAULTS"))
+    left_out += ["it did not come to its end"] * (exitstatus not in (ExitCode.OK, ExitCode.TESTS_FAILED))
+    if left_out:
+        terminalreporter.write_line(f"not recorded: not the whole campaign ({', '.join(left_out)})")
         return
     seconds = sum(report.duration for reports in stats.values() for report in reports if hasattr(report, "duration"))
     update_readme(REPOSITORY / "REPRODUCING.md", block(found, seconds), FAULTS)
