@@ -21,6 +21,7 @@ from sqlib.driver import (
     cancel_left_over,
     count,
     die_with_parent,
+    disk_bytes,
     drive,
     duration,
     exclusive,
@@ -346,7 +347,7 @@ def plan(name: StudyName, cores: Cores = None) -> None:
     if tried:
         more = sum(training_seconds([run for trial in tried for run in trial.runs], measured=False))
         print(f"sweeps, with `make sweeps`: {count(len(tried), 'trial')}, {about(more / slots)} more")
-    print(f"disk: about {len(wanted) * 3:,} MB")  # 1.8 MB of weights, 0.4 MB of values, a notebook and a page
+    print(f"disk: about {disk_bytes(wanted) / 1e6:,.0f} MB")
 
 
 @app.command()

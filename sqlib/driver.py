@@ -63,6 +63,21 @@ def training_seconds(wanted: list[Run], measured: bool = True) -> list[float]:
     return predicted
 
 
+RUN_BYTES = (
+    1.2e6  # of a run beside its weights: values of 10,000 images, two notebooks and two pages, what its maps gave
+)
+
+
+def disk_bytes(wanted: list[Run]) -> float:
+    """Predicted bytes of the runs: weights in float32 and at their bits, and what else each leaves."""
+    from sqlib.models import build_model, cost
+
+    models = {(run.network, run.setup.name): run for run in wanted}
+    costs = {kind: cost(build_model(run.network, run.setup)) for kind, run in models.items()}
+    weights = {kind: found["float_weight_bytes"] + found["weight_bytes"] for kind, found in costs.items()}
+    return sum(RUN_BYTES + weights[run.network, run.setup.name] for run in wanted)
+
+
 def duration(seconds: float) -> str:
     """Such as '8 s', '1 min 12 s', '34 min', '2 h 05 min'."""
     seconds = max(0, round(seconds))

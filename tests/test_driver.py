@@ -99,6 +99,15 @@ def test_estimates_are_rough(seconds, text):
     assert driver.about(seconds) == text
 
 
+def test_the_disk_that_runs_take_follows_from_their_weights(make_run):
+    small, large = make_run(network="lenet5"), make_run(network="sgt_cnn")
+    weights = 6 * 25 + 16 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10  # of lenet5, without padding
+    one = driver.disk_bytes([small])
+    assert 4 * weights < one - driver.RUN_BYTES < 2 * 4 * weights
+    assert driver.disk_bytes([small, small, large]) == pytest.approx(2 * one + driver.disk_bytes([large]))
+    assert driver.disk_bytes([large]) > 3 * one and driver.disk_bytes([]) == 0
+
+
 def test_a_result_that_does_not_belong_is_made_again(tmp_path):
     study = load_study("smoke")
     folder = study.runs()[0].folder(tmp_path)

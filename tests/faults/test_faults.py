@@ -261,7 +261,9 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[sample] if kind == "bit flipped in the model" else []) for kind in DAMAGES])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[sample] if kind == "bit flipped in the model" else []) for kind in DAMAGES]
+)
 def test_a_damaged_file_is_noticed_and_made_again(kind, finished, undisturbed):
     name, damage = DAMAGES[kind]
     run = load_study("micro", finished.params).runs()[1]
