@@ -201,7 +201,7 @@ def prepare(study: Study, reports: Path) -> list[str]:
         folder = run.folder(reports)
         if not (folder / "result.json").exists():
             continue
-        if fault := runs.fault(folder):
+        if fault := runs.fault(folder) or page_lost(folder):
             (folder / "result.json").unlink()
             said.append(f"{run.id}: {fault.replace(str(folder) + '/', '')}; it is trained again")
         else:
@@ -235,6 +235,17 @@ def keep_finished(folder: Path, reports: Path) -> None:
             path = (folder / name).relative_to(reports).as_posix()
             mark = base64.urlsafe_b64encode(path.encode()).decode()
             (reports / ".snakemake/incomplete" / mark).unlink(missing_ok=True)
+
+
+def page_lost(folder: Path) -> str | None:
+    """Why a finished run has no page and none can be made, in a few words; None if it has one, or its notebook is whole."""
+    if newer(folder / "train.html", folder / "notebook.ipynb"):
+        return None
+    try:
+        runs.read_json(folder / "notebook.ipynb")
+    except SqlibError:
+        return "its page is not there, and its notebook is missing or damaged"
+    return None
 
 
 def newer(path: Path, than: Path) -> bool:

@@ -243,6 +243,18 @@ def test_a_run_that_was_whole_when_its_job_was_killed_is_not_trained_again(tmp_p
     assert not mark.exists() and other.exists()
 
 
+def test_a_run_whose_page_is_lost_for_good_is_trained_again(tmp_path):
+    page, notebook = tmp_path / "train.html", tmp_path / "notebook.ipynb"
+    notebook.write_text("{}")
+    assert driver.page_lost(tmp_path) is None  # it can be made
+    notebook.write_text('{"cells": [')
+    assert "damaged" in driver.page_lost(tmp_path)
+    notebook.unlink()
+    assert "missing" in driver.page_lost(tmp_path)
+    page.write_text("a page")
+    assert driver.page_lost(tmp_path) is None
+
+
 def test_only_the_studys_own_left_over_jobs_are_cancelled(tmp_path, monkeypatch):
     queue = tmp_path / "queue"
     own = driver.job_prefix(tmp_path / "a.b")
