@@ -59,7 +59,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (15 minutes at most on two cores)
 	@$(PYTHON) -m pytest -rs
 
-test-faults: $(READY)  ## kill and damage a small study in every way we know, and see it made whole (half an hour; SAMPLE=yes FAULTS=3 for minutes)
+test-faults: $(READY)  ## kill and damage a small study in every way we know, and see it made whole (half an hour; SAMPLE=yes FAULTS=3 for minutes; RECORD=yes writes the figures)
 	@$(PYTHON) -m pytest -rs $(if $(SAMPLE),-m sample) tests/faults
 
 test-cluster: $(READY)  ## make a small study on a SLURM cluster of two nodes started here, one of them lost half-way (root; Debian's slurm-wlm, munge)

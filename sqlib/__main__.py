@@ -21,11 +21,13 @@ from sqlib.driver import (
     cancel_left_over,
     count,
     die_with_parent,
+    disk_bytes,
     drive,
     duration,
     exclusive,
     job_prefix,
     load_profile,
+    newer,
     pending,
     predict_jobs,
     prepare,
@@ -60,6 +62,8 @@ def main() -> None:
     """Run the command line; exit codes: 0 done, 1 some jobs failed, 2 an error, 130 stopped by the user."""
     if os.environ.get("SQLIB_JOB"):
         die_with_parent(signal.SIGTERM)
+    elif os.environ.get("MAKELEVEL"):
+        die_with_parent(signal.SIGKILL)  # a killed make leaves nothing that holds the study's lock
     try:
         app()
     except SystemExit as stop:
@@ -159,9 +163,10 @@ def post_training(name: StudyName, dataset: DatasetName) -> None:
     """Round the float runs to every setup without training them."""
     from sqlib import post_training as after
 
-    study = load_study(name)
+    study, started = load_study(name), time.time()
     check_dataset(study, dataset)
     found = after.measure(study, dataset, runs.reports_root() / study.name)
+    note_origin(study, f"results/post_training_{dataset}", started)
     print(f"{dataset}: {count(len(found), 'float run')} rounded and measured")
 
 
@@ -170,12 +175,20 @@ def deployed(name: StudyName, dataset: DatasetName) -> None:
     """Compare quantised runs with their packed and ONNX forms."""
     from sqlib import deployed as forms
 
-    study = load_study(name)
+    study, started = load_study(name), time.time()
     check_dataset(study, dataset)
-    for run_id, found in forms.measure(study, dataset, runs.reports_root() / study.name).items():
+    measured = forms.measure(study, dataset, runs.reports_root() / study.name)
+    note_origin(study, f"results/deployed_{dataset}", started)
+    for run_id, found in measured.items():
         for form, part in found.items():
             same = f"{part['same_predictions']:,} of {part['images']:,} predictions are the trained model's"
             print(f"{run_id}: {form}, {part['bytes']:,} bytes: {same}, logits within {part['largest_relative']:.1e}")
+
+
+def note_origin(study: Study, name: str, started: float) -> None:
+    """Write down where `<name>.json`, a result without a notebook, comes from."""
+    reports = runs.reports_root() / study.name
+    runs.write_origin(study, reports, name, started, [reports / f"{name}.json"])
 
 
 def check_dataset(study: Study, dataset: str) -> None:
@@ -217,7 +230,9 @@ def quality(name: StudyName, run_ids: Annotated[list[str], typer.Argument(metava
 
     study = load_study(name)
     for run in [study.run(run_id) for run_id in run_ids]:
+        started = time.time()
         found = measure_quality(study, run, run.folder(runs.reports_root() / study.name))
+        note_origin(study, f"runs/{run.id}/quality", started)
         images = f"{found['parameters']['images']:,} images"
         print(f"{run.id}: maps of {count(len(found['methods']), 'method')} measured, gradient maps on {images}")
 
@@ -227,9 +242,10 @@ def roar(name: StudyName, dataset: DatasetName) -> None:
     """Train networks again without the most salient pixels."""
     from sqlib.roar import measure
 
-    study = load_study(name)
+    study, started = load_study(name), time.time()
     check_dataset(study, dataset)
     found = measure(study, dataset, runs.reports_root() / study.name)
+    note_origin(study, f"results/roar_{dataset}", started)
     print(f"{dataset}: networks retrained on the maps of {count(len(found['explained']), 'run')}")
 
 
@@ -271,9 +287,8 @@ def index(name: StudyName) -> None:
         if runs.fault(run.folder(reports)) is None:
             runs.pack_run(run.folder(reports))
     stamp = reports / "stamps/index.json"
-    newest = stamp.stat().st_mtime if stamp.exists() else 0
     for page in Page.all(study):
-        if page.notebook.exists() and not (page.html.exists() and page.html.stat().st_mtime >= newest):
+        if page.notebook.exists() and not all(newer(page.html, older) for older in (stamp, page.notebook)):
             page.render()
     write_index(study)
 
@@ -332,7 +347,7 @@ def plan(name: StudyName, cores: Cores = None) -> None:
     if tried:
         more = sum(training_seconds([run for trial in tried for run in trial.runs], measured=False))
         print(f"sweeps, with `make sweeps`: {count(len(tried), 'trial')}, {about(more / slots)} more")
-    print(f"disk: about {len(wanted) * 3:,} MB")  # 1.8 MB of weights, 0.4 MB of values, a notebook and a page
+    print(f"disk: about {disk_bytes(wanted) / 1e6:,.0f} MB")
 
 
 @app.command()

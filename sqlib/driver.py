@@ -1,5 +1,6 @@
 """Driving Snakemake: what is to be made, how long it takes, one line for each finished job, and an orderly end."""
 
+import base64
 import ctypes
 import fcntl
 import getpass
@@ -60,6 +61,21 @@ def training_seconds(wanted: list[Run], measured: bool = True) -> list[float]:
             seconds += RUN_SECONDS
         predicted.append(seconds)
     return predicted
+
+
+RUN_BYTES = (
+    1.2e6  # of a run beside its weights: values of 10,000 images, two notebooks and two pages, what its maps gave
+)
+
+
+def disk_bytes(wanted: list[Run]) -> float:
+    """Predicted bytes of the runs: weights in float32 and at their bits, and what else each leaves."""
+    from sqlib.models import build_model, cost
+
+    models = {(run.network, run.setup.name): run for run in wanted}
+    costs = {kind: cost(build_model(run.network, run.setup)) for kind, run in models.items()}
+    weights = {kind: found["float_weight_bytes"] + found["weight_bytes"] for kind, found in costs.items()}
+    return sum(RUN_BYTES + weights[run.network, run.setup.name] for run in wanted)
 
 
 def duration(seconds: float) -> str:
@@ -185,14 +201,18 @@ def prepare(study: Study, reports: Path) -> list[str]:
         folder = run.folder(reports)
         if not (folder / "result.json").exists():
             continue
-        if fault := runs.fault(folder):
+        if fault := runs.fault(folder) or page_lost(folder):
             (folder / "result.json").unlink()
             said.append(f"{run.id}: {fault.replace(str(folder) + '/', '')}; it is trained again")
-        elif (folder / "result.json").stat().st_mtime < (folder / "parameters.json").stat().st_mtime:
+        else:
+            keep_finished(folder, reports)
+        if not fault and (folder / "result.json").stat().st_mtime < (folder / "parameters.json").stat().st_mtime:
             for name in ("model.safetensors", "per_image.safetensors", "result.json", runs.PACKED, "train.html"):
                 if (folder / name).exists():
                     os.utime(folder / name)
-        if not fault and not all((folder / name).exists() for name in (runs.PACKED, "train.html")):
+        if not fault and not (
+            (folder / runs.PACKED).exists() and newer(folder / "train.html", folder / "notebook.ipynb")
+        ):
             (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
     for trial in trials_of(study):
         settle(trial, reports)
@@ -203,6 +223,34 @@ def prepare(study: Study, reports: Path) -> list[str]:
             (run.folder(reports) / "quality.json").unlink(missing_ok=True)
             said.append(f"{run.id}: {fault}; its maps are measured again")
     return said
+
+
+def keep_finished(folder: Path, reports: Path) -> None:
+    """Take Snakemake's mark of an unfinished job from a run that was whole when its job was killed.
+
+    So it is not trained again. The notebook is written last; without it there would be no page.
+    """
+    if newer(folder / "notebook.ipynb", folder / "result.json"):
+        for name in ("model.safetensors", "per_image.safetensors", "result.json"):
+            path = (folder / name).relative_to(reports).as_posix()
+            mark = base64.urlsafe_b64encode(path.encode()).decode()
+            (reports / ".snakemake/incomplete" / mark).unlink(missing_ok=True)
+
+
+def page_lost(folder: Path) -> str | None:
+    """Why a finished run has no page and none can be made, in a few words; None if it has one, or its notebook is whole."""
+    if newer(folder / "train.html", folder / "notebook.ipynb"):
+        return None
+    try:
+        runs.read_json(folder / "notebook.ipynb")
+    except SqlibError:
+        return "its page is not there, and its notebook is missing or damaged"
+    return None
+
+
+def newer(path: Path, than: Path) -> bool:
+    """Whether a file is there, and not older than another that may be missing."""
+    return path.exists() and (not than.exists() or path.stat().st_mtime >= than.stat().st_mtime)
 
 
 def maps_fault(folder: Path) -> str | None:
@@ -289,9 +337,13 @@ def predict_jobs(jobs: dict[int, "Job"], wanted: list[Run], tried: list[Trial]) 
 
 
 def environment() -> dict[str, str]:
-    """Of Snakemake and its jobs: sqlib is found whether or not it is installed."""
+    """Of Snakemake and its jobs: sqlib is found whether or not it is installed.
+
+    The Snakemake that makes a group of jobs on a node is not told what the profile says; it reads this one.
+    """
     path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    inside = REPOSITORY / "profiles/slurm/inside"
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "SNAKEMAKE_PROFILE": str(inside)}
 
 
 def logged(log: Path) -> str:
@@ -350,7 +402,7 @@ class Progress:
 
     def finish(self, number: int) -> str | None:
         """Take note of a finished job; the line to print."""
-        if number not in self.jobs:
+        if number not in self.jobs or number in self.finished:
             return None
         job = self.jobs[number]
         self.failed.pop(number, None)  # it failed, was tried again, and is done
@@ -361,11 +413,14 @@ class Progress:
 
     def fail(self, number: int) -> str | None:
         """Take note of a failed job; the line to print, with its error and its log. None if that is known already."""
-        if number not in self.jobs or number in self.failed:
+        if number not in self.jobs or number in self.failed or number in self.finished:
             return None
         job = self.jobs[number]
         log = self.reports / job.log
         errors = logged_errors(log)
+        # Of a group in which one job fails Snakemake says that all have failed.
+        if job.rule == "train" and not errors and runs.fault(self.reports / "runs" / job.target) is None:
+            return self.finish(number)
         what = f"{job.rule} {job.target}".strip()
         self.failed[number] = f"{what}: {errors[-1] if errors else last_words(logged(log))} (log: {shown(log)})"
         return f"{self._number()} FAILED {self.failed[number]}"

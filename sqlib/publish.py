@@ -48,6 +48,7 @@ def copy_selection(study: Study, reports: Path, target: Path) -> list[str]:
         *(reports / "figures").glob("compare_*_maps.png"),
     ]
     always += [path for path in (reports / "results").glob("*") if path.suffix in (".json", ".csv")]
+    always += [path for path in (reports / "provenance").rglob("*.json")]
     always += [run.folder(reports) / name for run in study.runs() for name in ("result.json", "parameters.json")]
     always += [trial.path(reports) for trial in trials_of(study) if trial.path(reports).exists()]
     always += [run.folder(reports) / ("model.safetensors" if run.setup.is_float else runs.PACKED) for run in first]

@@ -1,4 +1,4 @@
-"""The parts of README.md and REPRODUCING.md that are made from results, by `make publish` and `make bench`, between two marks."""
+"""The parts of README.md and REPRODUCING.md that are made by commands (`make publish`, `make bench`, ...), between two marks."""
 
 import os
 from pathlib import Path
@@ -13,6 +13,7 @@ START, END = "<!-- results: made by `make publish`, not by hand -->", "<!-- end 
 ELSEWHERE = "<!-- elsewhere: made by `make elsewhere`, not by hand -->", "<!-- end of elsewhere -->"
 BENCHMARKS = "<!-- benchmarks: made by `make bench`, not by hand -->", "<!-- end of benchmarks -->"
 
+FAULTS = "<!-- faults: made by `make test-faults RECORD=yes`, not by hand -->", "<!-- end of faults -->"
 EXPECTED = "<!-- expected: made by `make publish`, not by hand -->", "<!-- end of expected -->"
 EXPECTED_METRICS = {
     "test_accuracy": ("test accuracy, points", 100, 2),

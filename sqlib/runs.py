@@ -16,13 +16,14 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sqlib.config import REPORTS, REPOSITORY, Run, SqlibError, Study, dataset_title, digest
+from sqlib.config import DATASET_NAMES, REPORTS, REPOSITORY, Run, SqlibError, Study, dataset_title, digest
 from sqlib.files import reading, write_atomically
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
@@ -178,6 +179,7 @@ def save_run(
         "provenance": {
             **provenance(started),
             "data": data_sums(run.dataset),
+            "notebook": notebook_sum("2_train.ipynb"),
             "seed": run.seed,
             "device": device_name(device),
             "precision": str(precision(run, device)).removeprefix("torch."),
@@ -453,6 +455,68 @@ def provenance(started: datetime | float | None = None) -> dict[str, Any]:
         "seconds": round((end - started).total_seconds(), 1) if started else None,
         "peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
     }
+
+
+def write_origin(
+    study: Study, reports: Path, name: str, started: float, made: Sequence[Path], notebook: str | None = None
+) -> None:
+    """Write `provenance/<name>.json`, for what is no run: where the files of a job come from, each with its SHA-256.
+
+    Beside `provenance`: the study's parameters and their digest, its seeds, the data and precision of the runs it is made
+    from, and the notebook (a name in `notebooks/`) with its SHA-256. started: `time.time()` when the job began.
+    """
+    reports = Path(reports)
+    origin = {
+        **provenance(started),
+        "study": study.name,
+        "parameters": study.model_dump(mode="json"),
+        "digest": digest(study),
+        "notebook": notebook and {"name": notebook, "sha256": notebook_sum(notebook)},
+        **made_from(study, reports),
+        "threads": study.threads,
+        "made": {path.relative_to(reports).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in made},
+    }
+    write_atomically(origin_path(reports, name), to_json(origin))
+
+
+def origin_path(reports: Path, name: str) -> Path:
+    """Where `write_origin` writes; name: such as `tables` or `runs/mnist/lenet/fp32/standard/seed0/saliency`."""
+    return Path(reports) / "provenance" / f"{name}.json"
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """What `write_origin` wrote; SqlibError if it is not there or damaged."""
+    origin = read_json(path)
+    kinds = {**_ORIGIN, "digest": str, "seeds": list, "notebook": dict, "precision": list}
+    for key, kind in kinds.items():
+        if not isinstance(origin.get(key), kind | None):
+            raise SqlibError(f"{path}: malformed: {key} is not {kind}")
+    data, git, packages = (origin.get(key) or {} for key in ("data", "git", "packages"))
+    if not (data.keys() <= set(DATASET_NAMES) and all(isinstance(sums, dict) for sums in data.values())):
+        raise SqlibError(f"{path}: malformed: data is not the sums of files by data set")
+    if (git and not git.keys() >= {"revision", "dirty"}) or not packages.keys() >= set(PACKAGES):
+        raise SqlibError(f"{path}: malformed: git or packages lacks an entry")
+    return origin
+
+
+def made_from(study: Study, reports: Path) -> dict[str, Any]:
+    """Of a study's finished runs: the SHA-256 sums of their data by data set, their precisions, and the seeds."""
+    origins = [
+        (run.dataset, read_result(run.folder(reports))["provenance"])
+        for run in study.runs()
+        if (run.folder(reports) / "result.json").exists()
+    ]
+    return {
+        "data": {dataset: origin["data"] for dataset, origin in origins if origin.get("data")},
+        "precision": sorted({origin["precision"] for _, origin in origins if origin.get("precision")}),
+        "seeds": study.seeds,
+    }
+
+
+def notebook_sum(name: str) -> str | None:
+    """SHA-256 of a file in `notebooks/`; None if it is not there (an installed package)."""
+    path = REPOSITORY / "notebooks" / name
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def git_state() -> dict[str, Any] | None:

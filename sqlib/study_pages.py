@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,12 +132,16 @@ class Page:
             required = [*required, self.result]
         source = REPOSITORY / "notebooks" / self.source
         limit = time_limit("page") if limit is None else limit
+        started = time.time()
+        runs.origin_path(self.reports, self._name).unlink(missing_ok=True)
         try:
             execute(source, self.notebook, parameters, timeout=limit, required=required, threads=threads)
         except SqlibError:
             if self.notebook.exists():
                 self.render()
             raise
+        if self.kind != "train":  # what a run leaves says it itself
+            runs.write_origin(self.study, self.reports, self._name, started, required, self.source)
 
     def render(self) -> None:
         """Make the HTML from the executed notebook."""
@@ -188,17 +193,43 @@ class Page:
     def _link(self, other: "Page") -> tuple[str, str]:
         return other.title, os.path.relpath(other.html, self.html.parent)
 
+    @property
+    def _name(self) -> str:
+        return self.html.relative_to(self.reports).with_suffix("").as_posix()
+
+    def _origin(self) -> dict:
+        """Where what is on the page comes from, as it was written down when the notebook ran; else as things are now."""
+        recorded = runs.origin_path(self.reports, self._name)
+        if self.kind == "train" and (self.html.parent / "result.json").exists():
+            result = runs.read_result(self.html.parent)
+            own = result["provenance"]
+            of_run = {"digest": result["digest"], "seeds": [self.run.seed], "data": {self.run.dataset: own.get("data")}}
+            origin = {**own, **of_run, "notebook": {"name": self.source, "sha256": own.get("notebook")}}
+        else:
+            try:
+                origin = runs.read_origin(recorded)
+            except SqlibError:  # made by older code, or the file was damaged: the page itself may be right
+                origin = {"unknown": "when this was made was not written down; what follows is of the rendering"}
+        return {**runs.provenance(), **origin}
+
     def facts(self) -> dict[str, str]:
-        """What stands at the foot of the page: which run, the command that makes it, when, on what."""
+        """What stands at the foot of the page: which run, the command that makes it, from what, when, on what."""
         facts = {"Study": self.study.name, "Run it again": f".venv/bin/python -m sqlib {self.command}"}
-        origin = runs.provenance()
+        origin = self._origin()
         if self.run is not None:
             facts["Run"] = self.run.id
-            result_file = self.html.parent / "result.json"
-            if result_file.exists():
-                result = runs.read_result(self.html.parent)
-                origin = {**origin, **result["provenance"]}
-                facts["Parameters, digest"] = result["digest"]
+        if "unknown" in origin:
+            facts["Origin"] = origin["unknown"]
+        if "digest" in origin:
+            facts["Parameters, digest"] = origin["digest"]
+        if origin.get("seeds"):
+            facts["Seed" if len(origin["seeds"]) == 1 else "Seeds"] = ", ".join(map(str, origin["seeds"]))
+        if (origin.get("notebook") or {}).get("sha256"):
+            facts["Notebook, SHA-256"] = f"{origin['notebook']['name']}, {origin['notebook']['sha256'][:12]}"
+        for dataset, sums in (origin.get("data") or {}).items():
+            if sums:
+                short = ", ".join(f"{name} {stated[:12]}" for name, stated in sums.items())
+                facts[f"{dataset_title(dataset)}, SHA-256"] = short
         git = origin["git"]
         facts["Code"] = f"{git['revision'][:12]}{' with changes' if git['dirty'] else ''}" if git else "not in git"
         facts["Made (UTC)"] = " to ".join(
@@ -209,8 +240,8 @@ class Page:
         )
         if origin.get("device", "cpu") != "cpu":
             facts["Trained on"] = origin["device"]
-        if "precision" in origin:
-            facts["Convolutions in training"] = origin["precision"]
+        if precision := origin.get("precision"):
+            facts["Convolutions in training"] = precision if isinstance(precision, str) else ", ".join(precision)
         packages = origin["packages"]
         facts["Versions"] = f"Python {origin['python']}, torch {packages['torch']}, captum {packages['captum']}"
         return facts

@@ -1,5 +1,6 @@
 """The driver reads Snakemake rightly, tells how far it is, and makes again what does not belong."""
 
+import base64
 import hashlib
 import json
 import sys
@@ -96,6 +97,15 @@ def test_durations(seconds, text):
 )
 def test_estimates_are_rough(seconds, text):
     assert driver.about(seconds) == text
+
+
+def test_the_disk_that_runs_take_follows_from_their_weights(make_run):
+    small, large = make_run(network="lenet5"), make_run(network="sgt_cnn")
+    weights = 6 * 25 + 16 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10  # of lenet5, without padding
+    one = driver.disk_bytes([small])
+    assert 4 * weights < one - driver.RUN_BYTES < 2 * 4 * weights
+    assert driver.disk_bytes([small, small, large]) == pytest.approx(2 * one + driver.disk_bytes([large]))
+    assert driver.disk_bytes([large]) > 3 * one and driver.disk_bytes([]) == 0
 
 
 def test_a_result_that_does_not_belong_is_made_again(tmp_path):
@@ -200,6 +210,49 @@ def test_the_jobs_of_a_group_are_read_like_others_and_one_that_succeeds_at_last_
     progress = driver.Progress({7: found[0][2]}, slots=1, reports=tmp_path)
     assert "FAILED" in progress.fail(7) and progress.failed
     assert "trained" in progress.finish(7) and not progress.failed
+
+
+def test_a_run_that_is_whole_has_not_failed_with_its_group(tmp_path, monkeypatch):
+    jobs = {number: driver.Job("train", f"run{number}", f"logs/run{number}.log") for number in (1, 2, 3)}
+    progress = driver.Progress(jobs, slots=1, reports=tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/run1.log").write_text("")
+    (tmp_path / "logs/run2.log").write_text("error: training diverged\n")
+    (tmp_path / "logs/run3.log").write_text("error: the page could not be written\n")
+    faults = {"run1": None, "run2": "not made yet", "run3": None}
+    monkeypatch.setattr(driver.runs, "fault", lambda folder: faults[folder.name])
+    assert "trained run1" in progress.fail(1)
+    assert "FAILED train run2: training diverged" in progress.fail(2)
+    assert "FAILED train run3: the page" in progress.fail(3)
+    assert list(progress.finished) == [1] and list(progress.failed) == [2, 3]
+    assert progress.finish(1) is None and progress.fail(1) is None
+
+
+def test_a_run_that_was_whole_when_its_job_was_killed_is_not_trained_again(tmp_path):
+    folder, marks = tmp_path / "runs/mnist/lenet/fp32/standard/seed0", tmp_path / ".snakemake/incomplete"
+    folder.mkdir(parents=True)
+    marks.mkdir(parents=True)
+    mark = marks / base64.urlsafe_b64encode(b"runs/mnist/lenet/fp32/standard/seed0/result.json").decode()
+    other = marks / base64.urlsafe_b64encode(b"tables.html").decode()
+    for path in (mark, other, folder / "result.json"):
+        path.write_text("{}")
+    driver.keep_finished(folder, tmp_path)
+    assert mark.exists()  # its notebook was not written yet, so there would be no page
+    (folder / "notebook.ipynb").write_text("{}")
+    driver.keep_finished(folder, tmp_path)
+    assert not mark.exists() and other.exists()
+
+
+def test_a_run_whose_page_is_lost_for_good_is_trained_again(tmp_path):
+    page, notebook = tmp_path / "train.html", tmp_path / "notebook.ipynb"
+    notebook.write_text("{}")
+    assert driver.page_lost(tmp_path) is None  # it can be made
+    notebook.write_text('{"cells": [')
+    assert "damaged" in driver.page_lost(tmp_path)
+    notebook.unlink()
+    assert "missing" in driver.page_lost(tmp_path)
+    page.write_text("a page")
+    assert driver.page_lost(tmp_path) is None
 
 
 def test_only_the_studys_own_left_over_jobs_are_cancelled(tmp_path, monkeypatch):

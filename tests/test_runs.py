@@ -1,5 +1,6 @@
 """sqlib.runs: files that are whole or absent, results that are read strictly, stamps that move only with content."""
 
+import hashlib
 import json
 import math
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from sqlib import runs
-from sqlib.config import SqlibError, load_study
+from sqlib.config import REPOSITORY, SqlibError, load_study
 from sqlib.models import build_model
 from sqlib.stamps import write_stamps
 
@@ -77,6 +78,7 @@ def test_a_result_says_where_it_comes_from(saved):
     assert origin["peak_memory_mb"] > 50
     assert origin["threads"] == torch.get_num_threads()
     assert origin["seed"] == 0
+    assert origin["notebook"] == hashlib.sha256((REPOSITORY / "notebooks/2_train.ipynb").read_bytes()).hexdigest()
 
 
 def test_provenance_does_without_git(monkeypatch):

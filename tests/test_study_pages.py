@@ -1,10 +1,13 @@
 """Every page of a study: its place, its command, and what happens when its notebook fails."""
 
-import pytest
+import hashlib
 
-from sqlib import study_pages
+import pytest
+from test_index import fake_result
+
+from sqlib import runs, study_pages
 from sqlib.__main__ import app
-from sqlib.config import SqlibError, load_study
+from sqlib.config import REPOSITORY, SqlibError, digest, load_study
 from sqlib.study_pages import Page
 
 
@@ -20,8 +23,9 @@ def test_every_page_has_its_own_place_and_command():
 
 
 def test_a_failed_notebook_still_gives_its_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
     page = Page.tables(load_study("smoke"))
-    page.notebook, page.html = tmp_path / "tables.ipynb", tmp_path / "tables.html"
+    page.notebook.parent.mkdir(parents=True)
     rendered = []
 
     def fails(source, output, *_, **__):
@@ -33,6 +37,46 @@ def test_a_failed_notebook_still_gives_its_page(tmp_path, monkeypatch):
     with pytest.raises(SqlibError, match="cell 3"):
         page.execute({}, [])
     assert rendered == [page.html]
+
+
+def test_a_page_says_what_it_was_made_from_also_when_it_is_rendered_later(tmp_path, monkeypatch):
+    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
+    study = load_study("smoke")
+    page = Page.tables(study)
+    for run in study.runs()[:2]:
+        fake_result(run, page.reports)
+
+    def writes(source, output, parameters, **_):
+        page.result.parent.mkdir()
+        page.result.write_text("{}")
+
+    monkeypatch.setattr("sqlib.execution.execute", writes)
+    page.execute({}, [])
+    recorded = runs.read_json(tmp_path / "smoke/provenance/tables.json")
+    notebook = hashlib.sha256((REPOSITORY / "notebooks/5_tables.ipynb").read_bytes()).hexdigest()
+    assert recorded["made"] == {"results/tables.json": hashlib.sha256(b"{}").hexdigest()}
+    assert recorded["notebook"] == {"name": "5_tables.ipynb", "sha256": notebook}
+    assert recorded["parameters"] == study.model_dump(mode="json") and recorded["digest"] == digest(study)
+    assert recorded["started"] <= recorded["ended"] and recorded["packages"]["torch"] and recorded["cpu"]
+    now = runs.provenance()
+    monkeypatch.setattr(runs, "provenance", lambda: {**now, "git": {"revision": "f" * 40, "dirty": True}})
+    facts = page.facts()
+    assert "ffff" not in facts["Code"] and facts["Code"].startswith(recorded["git"]["revision"][:12])
+    assert facts["Parameters, digest"] == digest(study) and facts["Seed"] == "0"
+    assert facts["Notebook, SHA-256"] == f"5_tables.ipynb, {notebook[:12]}"
+    assert "Origin" not in facts
+    changes = [
+        {"digest": 1},
+        {"data": {"mnist": 1}},
+        {"data": {"x": {}}},
+        {"seeds": 0},
+        {"git": {"dirty": 1}},
+        {"packages": {}},
+    ]
+    for damaged in (b"{", b"[]", *(runs.to_json({**recorded, **change}) for change in changes)):
+        (tmp_path / "smoke/provenance/tables.json").write_bytes(damaged)
+        facts = page.facts()
+        assert "was not written down" in facts["Origin"] and "ffff" in facts["Code"], damaged
 
 
 def test_the_time_limit_of_a_notebook_can_be_set(monkeypatch):

@@ -8,6 +8,7 @@ machine has installed or configured is touched. Needs root, and a container may 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ CONFIGURATION = """\
 ClusterName=study
 SlurmctldHost=login(127.0.0.1)
 SlurmUser=root
-SlurmctldPort=16817
+SlurmctldPort={ports[0]}
 AuthType=auth/munge
 # How long a job that lost its node waits before it starts again, too; 120 s if nothing is said.
 AuthInfo=cred_expire=5
@@ -45,8 +46,8 @@ MinJobAge=86400
 JobCompType=jobcomp/filetxt
 JobCompLoc={folder}/jobs.txt
 GresTypes=gpu
-NodeName=n1 NodeAddr=127.0.0.1 Port=16821 CPUs={cpus} RealMemory=8000 Gres=gpu:1
-NodeName=n2 NodeAddr=127.0.0.1 Port=16822 CPUs={cpus} RealMemory=8000 Gres=gpu:1
+NodeName=n1 NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=8000 Gres=gpu:1
+NodeName=n2 NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} RealMemory=8000 Gres=gpu:1
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -66,6 +67,15 @@ def missing() -> str:
     return f"no namespaces may be made here: {tried.stderr.strip()}" if tried.returncode else ""
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, so that two clusters can be there at once."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
 class Cluster:
     """A running cluster; `with Cluster(folder) as cluster:`. folder: its configuration, state and logs, not yet there."""
 
@@ -76,7 +86,8 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         for name in ("etc", "state", *(f"spool_{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True)
-        (self.folder / "etc/slurm.conf").write_text(CONFIGURATION.format(folder=self.folder, cpus=self.cpus))
+        configuration = CONFIGURATION.format(folder=self.folder, cpus=self.cpus, ports=free_ports(1 + len(NODES)))
+        (self.folder / "etc/slurm.conf").write_text(configuration)
         (self.folder / "etc/gres.conf").write_text("NodeName=n1,n2 Name=gpu File=/dev/null\n")  # nothing ever opens it
         (self.folder / "hosts").write_text("127.0.0.1 localhost login n1 n2\n")
         (self.folder / "munge.key").write_bytes(os.urandom(128))

@@ -32,7 +32,7 @@ MICRO = {
     "setups": ["fp32", "w2a2"],
     "trainings": ["standard"],
     "seeds": [0, 1, 2],
-    "training": {"epochs": 1, "batch_size": 32, "images": 400, "validation_images": 100},
+    "training": {"epochs": 3, "batch_size": 32, "images": 400, "validation_images": 100},
     "evaluation": {"images": 100, "faithfulness_images": 20},
 }
 
@@ -40,10 +40,10 @@ MICRO = {
 class Study:
     """A study with parameters and reports of its own, made on a cluster."""
 
-    def __init__(self, root: Path, cluster: Cluster):
+    def __init__(self, root: Path, cluster: Cluster, **changes):
         self.cluster, self.params, self.reports = cluster, root / "params", root / "reports" / NAME
         shutil.copytree(REPOSITORY / "params", self.params)
-        (self.params / "micro.yaml").write_text(yaml.safe_dump(MICRO))
+        (self.params / "micro.yaml").write_text(yaml.safe_dump({**MICRO, **changes}))
         self.environment = {**os.environ, "SQLIB_PARAMS": str(self.params), "SQLIB_REPORTS": str(root / "reports")}
 
     def start(self, profile: str = "slurm") -> subprocess.Popen:
@@ -156,8 +156,25 @@ def test_a_stopped_driver_takes_its_jobs_along_and_a_gpu_is_asked_for_where_one_
     process = study.start(str(tmp_path))
     until(log.exists, process)
     (job,) = [job for job in cluster.jobs() if job["state"] == "RUNNING"]
-    assert "gres/gpu=1" in cluster.run("scontrol", "show", "job", job["id"])
+    # TresPerJob=gres:gpu:1, or gres/gpu=1 in newer SLURM and where GPUs are accounted for.
+    assert re.search(r"gres[:/]gpu[:=]1\b", cluster.run("scontrol", "show", "job", job["id"]))
     os.kill(below(process.pid)[0], signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
     assert "stopped; " in said
     assert not [job for job in cluster.jobs() if job["state"] in ("RUNNING", "PENDING")]
+
+
+@pytest.mark.skipif(NAME != "micro", reason="of the micro study only")
+def test_a_run_that_fails_does_not_take_along_the_others_of_its_group(cluster, tmp_path):
+    """Behind a clip of 10,000 every activation rounds to 0, and nothing is learned at 2 bits; fp32 has no clip."""
+    profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**profile, "retries": 0}))
+    training = {**MICRO["training"], "clip": {"start": 1e4}}
+    study = Study(tmp_path / "study", cluster, setups=["w2a2", "fp32"], seeds=[0], training=training)
+    said = study.start(str(tmp_path)).communicate(timeout=600)[0]
+    bad, good = load_study(NAME, study.params).runs()
+    assert f"FAILED train {bad.id}: " in said and "training has failed: after epoch" in said
+    assert "failed: 1 job" in said and f"FAILED train {good.id}" not in said
+    assert runs.fault(good.folder(study.reports)) is None
+    index = (study.reports / "index.html").read_text()
+    assert f'"logs/{bad.id}/train.log"' in index and f'"logs/{good.id}/train.log"' not in index

@@ -1,12 +1,60 @@
-"""At the end of a campaign: how many faults were tried, and how many survived."""
+"""At the end of a campaign: how many faults were tried, and how many survived; with RECORD=yes also in REPRODUCING.md."""
+
+import os
+from datetime import UTC, datetime
+
+from pytest import ExitCode
+
+from sqlib.config import REPOSITORY
+from sqlib.driver import duration
+from sqlib.readme import FAULTS, update_readme
+from sqlib.runs import provenance
 
 
-def pytest_terminal_summary(terminalreporter):
-    tried = survived = 0
-    for outcome in ("passed", "failed"):
-        for report in terminalreporter.stats.get(outcome, []):
-            if report.when == "call" and "test_faults" in report.nodeid:
-                faults = dict(report.user_properties).get("faults", 1)
-                tried += faults
-                survived += faults if outcome == "passed" else 0
+def counted(reports) -> dict[str, list[int]]:
+    """What was done and must follow, as its test is named: [faults tried, survived]."""
+    found: dict[str, list[int]] = {}
+    for report in reports:
+        if report.when == "call" and "test_faults" in report.nodeid and report.outcome in ("passed", "failed"):
+            properties = dict(report.user_properties)
+            name = report.nodeid.split("::test_")[1].split("[")[0].replace("_", " ")
+            name += f" ({properties['of']})" if "of" in properties else ""
+            faults = properties.get("faults", 1)
+            row = found.setdefault(name, [0, 0])
+            row[0] += faults
+            row[1] += faults if report.outcome == "passed" else 0
+    return found
+
+
+def block(found: dict[str, list[int]], seconds: float) -> str:
+    """Markdown of a whole campaign."""
+    origin = provenance()
+    git = origin["git"] or {"revision": "no git", "dirty": False}
+    code = git["revision"][:12] + (" with uncommitted changes" if git["dirty"] else "")
+    tried, survived = (sum(row[i] for row in found.values()) for i in (0, 1))
+    lines = ["| what was done, and what must follow | tried | survived |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {row[0]} | {row[1]} |" for name, row in found.items()]
+    lines += [
+        "",
+        f"**{tried} faults tried, {survived} survived**, in {duration(seconds)} on {origin['cores']} cores of {origin['cpu']}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, code {code}.",
+    ]
+    return "\n".join(lines)
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus):
+    stats = terminalreporter.stats
+    found = counted([report for outcome in ("passed", "failed") for report in stats.get(outcome, [])])
+    tried, survived = (sum(row[i] for row in found.values()) for i in (0, 1))
     terminalreporter.write_line(f"faults tried: {tried}, survived: {survived}")
+    if not os.environ.get("RECORD"):
+        return
+    left_out = [name for name in ("deselected", "skipped", "error") if stats.get(name)]
+    left_out += ["FAULTS is set"] * bool(os.environ.get("FAULTS"))
+    left_out += ["it did not come to its end"] * (exitstatus not in (ExitCode.OK, ExitCode.TESTS_FAILED))
+    if left_out:
+        terminalreporter.write_line(f"not recorded: not the whole campaign ({', '.join(left_out)})")
+        return
+    seconds = sum(report.duration for reports in stats.values() for report in reports if hasattr(report, "duration"))
+    update_readme(REPOSITORY / "REPRODUCING.md", block(found, seconds), FAULTS)
+    terminalreporter.write_line("recorded in REPRODUCING.md")

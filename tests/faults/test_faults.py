@@ -1,7 +1,7 @@
 """The fault campaign: whatever happens to a study, the same command makes it whole again, with the numbers of an undisturbed one.
 
-`make test-faults` runs all of it over a micro study of two runs on a few hundred real images; FAULTS=3 limits the kills, and
-SAMPLE=yes takes a fault of each kind.
+`make test-faults` runs all of it over a micro study of two runs on a few hundred real images; FAULTS=3 limits the kills,
+SAMPLE=yes takes a fault of each kind, and RECORD=yes writes what was tried and survived into REPRODUCING.md (`conftest.py`).
 Expected of every fault: nothing that was finished is lost, nothing that is damaged is believed, nothing has to be
 cleaned by hand, and the error, where there is one, is a line.
 """
@@ -9,11 +9,13 @@ cleaned by hand, and the error, where there is one, is a line.
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,11 @@ from processes import below
 
 from sqlib import runs
 from sqlib.config import REPOSITORY, load_study
+from sqlib.driver import newer
 
 pytestmark = pytest.mark.faults
 sample = pytest.mark.sample
+COMMAND = (sys.executable, "-m", "sqlib", "reproduce", "micro")
 KILLS = int(os.environ.get("FAULTS", "20"))
 MICRO = {
     "title": "A study of seconds",
@@ -55,8 +59,7 @@ class Study:
     def write(self, content: dict) -> None:
         (self.params / "micro.yaml").write_text(yaml.safe_dump(content))
 
-    def start(self, **more) -> subprocess.Popen:
-        command = [sys.executable, "-m", "sqlib", "reproduce", "micro"]
+    def start(self, command: tuple[str, ...] = COMMAND, **more) -> subprocess.Popen:
         return subprocess.Popen(
             command, env={**self.environment, **more}, cwd=REPOSITORY, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -67,8 +70,14 @@ class Study:
         out, err = process.communicate(timeout=900)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
+    def finished_runs(self) -> dict[Path, bytes]:
+        """The results of the runs that are finished, with all that stands in them, the time when each was made too."""
+        folders = [run.folder(self.folder) for run in load_study("micro", self.params).runs()]
+        folders = [folder for folder in folders if newer(folder / "notebook.ipynb", folder / "result.json")]
+        return {folder: (folder / "result.json").read_bytes() for folder in folders if runs.fault(folder) is None}
+
     def whole(self) -> dict[str, str]:
-        """Everything that must be equal after whatever happened: metrics and weights of every run, tables, verdicts."""
+        """Everything that must be equal after whatever happened: metrics and weights of every run, every result, verdicts."""
         study = load_study("micro", self.params)
         found = {}
         for run in study.runs():
@@ -78,16 +87,19 @@ class Study:
             found[run.id] = json.dumps(metrics, sort_keys=True)
             found[f"{run.id} model"] = runs.read_result(folder)["files"]["model.safetensors"]
             found[f"{run.id} packed"] = (folder / runs.PACKED).read_bytes().hex()
-        found["claims"] = (self.folder / "results/claims.json").read_text()
-        assert (self.folder / "index.html").exists()
+        for path in sorted((self.folder / "results").glob("*.json")):
+            found[path.name] = re.sub(r'("train_seconds"): [0-9.e-]+', r"\1", path.read_text())
+        index = (self.folder / "index.html").read_text()
+        assert 'id="failed"' not in index and index.count("train.html") >= len(study.runs())
         return found
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """(a finished micro study that nobody changes, what must be equal)."""
-    study = Study(tmp_path_factory.mktemp("undisturbed"))
+    study, started = Study(tmp_path_factory.mktemp("undisturbed")), time.monotonic()
     done = study.make()
+    study.seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
     return study, study.whole()
 
@@ -112,28 +124,50 @@ def heals(study: Study, expected: dict[str, str]) -> subprocess.CompletedProcess
 
 @sample
 def test_kill_9_at_any_moment(undisturbed, tmp_path, record_property):
-    """Of make's process, of Snakemake, of a job or of a notebook's kernel, again and again until the study is finished."""
+    """Of make, of sqlib, of Snakemake, of a job or of a notebook's kernel, again and again until the study is finished.
+
+    A start lasts up to half of what the whole study takes. What was finished before it is not made again by it.
+    """
     expected = undisturbed[1]
     chance = random.Random(0)
-    study, killed = Study(tmp_path / "0"), 0
-    while killed < KILLS:
-        process = study.start()
-        time.sleep(chance.uniform(0.5, 25))
+    study, killed, before = Study(tmp_path / "0"), Counter(), {}
+    while killed.total() < KILLS:
+        process = study.start(("make", "reproduce", "STUDY=micro"))
+        time.sleep(chance.uniform(0.5, undisturbed[0].seconds / 2))
         jobs = below(process.pid)
         if process.poll() is None:
             victim = chance.choice([process.pid, *jobs])
             try:
+                kind = kind_of(victim)
                 os.kill(victim, signal.SIGKILL)
-                killed += 1
-            except ProcessLookupError:
+                killed[kind] += 1
+            except (ProcessLookupError, FileNotFoundError):
                 pass
-        process.communicate(timeout=900)
+        out, err = process.communicate(timeout=900)
+        assert "Traceback" not in out + err and "another process" not in err, out + err
+        after = study.finished_runs()
+        assert before.items() <= after.items()
+        before = after
         if process.returncode == 0:  # it was finished, or got over it
             assert study.whole() == expected
             shutil.rmtree(study.root)
-            study = Study(tmp_path / str(killed))
-    record_property("faults", killed)
+            study, before = Study(tmp_path / str(killed.total())), {}
+    record_property("faults", killed.total())
+    record_property("of", ", ".join(f"{number} of {kind}" for kind, number in killed.most_common()))
     heals(study, expected)
+
+
+def kind_of(pid: int) -> str:
+    """What a process of a study is, in a word."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    words = {
+        "ipykernel": "a kernel",
+        "snakemake": "Snakemake",
+        "sqlib reproduce": "sqlib",
+        "-m sqlib": "a job",
+        "make": "make",
+    }
+    return next((kind for word, kind in words.items() if word in command), "another")
 
 
 def child_with(process: subprocess.Popen, word: str, patience: float = 120) -> int:
@@ -142,7 +176,7 @@ def child_with(process: subprocess.Popen, word: str, patience: float = 120) -> i
     while time.monotonic() < until and process.poll() is None:
         for child in below(process.pid):
             try:
-                command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
+                command = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
             if word in command:
@@ -203,6 +237,16 @@ def test_half_written_files_that_a_power_cut_leaves(finished, undisturbed):
     heals(finished, undisturbed[1])
 
 
+def test_a_notebook_half_written_in_place_is_no_page(finished, undisturbed):
+    folder = load_study("micro", finished.params).runs()[0].folder(finished.folder)
+    for notebook in (folder / "notebook.ipynb", finished.folder / "notebooks/tables.ipynb"):
+        notebook.write_bytes(notebook.read_bytes()[: notebook.stat().st_size // 2])
+    for page in (folder / "train.html", finished.folder / "tables.html"):
+        page.unlink()
+    heals(finished, undisturbed[1])
+    assert (folder / "train.html").exists()
+
+
 DAMAGES = {
     "result truncated": ("result.json", lambda data: data[: len(data) // 2]),
     "result empty": ("result.json", lambda data: b""),
@@ -217,7 +261,9 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[sample] if "bit" in kind else []) for kind in DAMAGES])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[sample] if kind == "bit flipped in the model" else []) for kind in DAMAGES]
+)
 def test_a_damaged_file_is_noticed_and_made_again(kind, finished, undisturbed):
     name, damage = DAMAGES[kind]
     run = load_study("micro", finished.params).runs()[1]
@@ -242,6 +288,38 @@ def test_parameters_changed_and_changed_back(finished, undisturbed):
     done = finished.make()
     assert done.returncode == 0 and "2 runs to train" in done.stdout
     assert finished.whole() != undisturbed[1]
+    finished.write(MICRO)
+    heals(finished, undisturbed[1])
+
+
+def test_parameters_edited_while_it_runs_are_not_mixed(undisturbed, tmp_path):
+    study = Study(tmp_path / "study")
+    process = study.start((*COMMAND, "--cores", "1"))  # so one run is trained after the other
+    child_with(process, "sqlib train")
+    study.write({**MICRO, "training": {**MICRO["training"], "learning_rate": 1e-3}})
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 1 and "were changed since the study was started: start it again" in out
+    assert "Traceback" not in out + err
+    study.write(MICRO)
+    heals(study, undisturbed[1])
+
+
+@sample
+def test_training_that_diverges_is_reported_and_stays_to_be_looked_at(finished, undisturbed):
+    """Both runs: their index has the table of what failed, with cell, error and log; the other jobs are made."""
+    finished.write({**MICRO, "training": {**MICRO["training"], "learning_rate": 1.0}})
+    done = finished.make()
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    index = (finished.folder / "index.html").read_text()
+    assert 'id="failed"' in index
+    for run in load_study("micro", finished.params).runs():
+        folder = run.folder(finished.folder)
+        said = r"training diverged in epoch 1, batch \d+, at [^<]*|training has failed: after epoch \d+ [^<]*"
+        assert re.search(rf"FAILED train {run.id}: [^\n]*({said})", done.stdout)
+        assert re.search(said, index) and f'"logs/{run.id}/train.log"' in index
+        assert not (folder / "result.json").exists()
+        assert '"output_type": "error"' in (folder / "notebook.ipynb").read_text()
+        assert "Traceback" in (folder / "train.html").read_text() or "SqlibError" in (folder / "train.html").read_text()
     finished.write(MICRO)
     heals(finished, undisturbed[1])
 
