@@ -72,10 +72,14 @@ class Source:
 
     @property
     def mirrors(self) -> tuple[str, ...]:
-        """Base URLs of torchvision's own mirrors, in torchvision's order."""
+        """Base URLs of torchvision's own mirrors, in torchvision's order, over TLS.
+
+        The website of a bucket at Amazon answers without TLS only; the bucket itself has the same files with it.
+        """
         from torchvision import datasets  # here, because this import takes a second and only a download needs it
 
-        return tuple(getattr(datasets, self.torchvision_class).mirrors)
+        theirs = getattr(datasets, self.torchvision_class).mirrors
+        return tuple(base.replace("http://", "https://").replace(".s3-website.", ".s3.") for base in theirs)
 
 
 DATASETS = {
