@@ -289,7 +289,7 @@ def check_learned(run: Run, history: list[dict]) -> None:
         raise SqlibError(
             f"{run.id}: training has failed: after epoch {history[-1]['epoch']} it is right about {found:.1%} of "
             f"{images:,} validation images, and guessing is right about up to {guessing:.1%}; lower "
-            "training.learning_rate, or start the clips lower (training.clip.start)"
+            f"training.learning_rate{'' if run.setup.is_float else ', or start the clips lower (training.clip.start)'}"
         )
 
 
