@@ -9,6 +9,9 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test test-faults test-cluster lint bench bench-conda scale elsewhere profile lock clean distclean unlock
 
+# What these start ends with make, however make ends.
+smoke reproduce sweeps: export SQLIB_MADE_BY_MAKE = 1
+
 # An active conda environment that has what is needed is used as it is; else .venv, built on first use.
 CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
 ifeq ($(CONDA_READY),yes)

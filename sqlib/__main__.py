@@ -62,7 +62,7 @@ def main() -> None:
     """Run the command line; exit codes: 0 done, 1 some jobs failed, 2 an error, 130 stopped by the user."""
     if os.environ.get("SQLIB_JOB"):
         die_with_parent(signal.SIGTERM)
-    elif os.environ.get("MAKELEVEL"):
+    elif os.environ.pop("SQLIB_MADE_BY_MAKE", None):
         die_with_parent(signal.SIGKILL)  # a killed make leaves nothing that holds the study's lock
     try:
         app()
