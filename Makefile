@@ -59,6 +59,9 @@ check: $(READY)  ## hold the results of STUDY against the published ones, metric
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PYTHON) -m jupyter lab --notebook-dir=notebooks
 
+# JupyterLab asks for no news and looks for no updates: nothing here needs a network.
+lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/notebooks/.jupyter$(if $(JUPYTER_CONFIG_PATH),:$(JUPYTER_CONFIG_PATH))
+
 test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (15 minutes at most on two cores)
 	@$(PYTHON) -m pytest -rs
 
