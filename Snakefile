@@ -5,11 +5,10 @@
 # made again. All paths are relative to the study's own folder, reports/<study>/, which also holds Snakemake's state:
 # studies do not lock each other.
 import itertools
-import re
 import sys
 
 from sqlib.config import load_study
-from sqlib.runs import compare_page, reports_root
+from sqlib.runs import compare_page, compared_with, reports_root
 from sqlib.sweeps import runs_in, trials_of
 
 STUDY = load_study(config.get("study", "paper"))
@@ -94,14 +93,13 @@ rule data:
         JOB + " data {wildcards.dataset} --study {STUDY.name} > {log.text:q} 2>&1"
 
 
-# Long jobs go first, so that the study does not end on one of them (a guided step costs about three ordinary ones), and
-# before them the first seed, which ROAR and what is deployed wait for. Priorities belong to rules: hence so many.
-SEEDS = {"first": f"seed{STUDY.seeds[0]}", "other": rf"seed(?!{STUDY.seeds[0]}\b)\d+"}
-for dataset, training, seeds in itertools.product(STUDY.datasets, STUDY.trainings, SEEDS):
+# One rule for each data set and training, so that long jobs can go first and the study does not end on one of them:
+# a guided step costs about three ordinary ones.
+for dataset, training in itertools.product(STUDY.datasets, STUDY.trainings):
 
     rule:
         name:
-            f"train_{dataset}_{training}_{seeds}"
+            f"train_{dataset}_{training}"
         input:
             "runs/{run}/parameters.json",
             lambda wildcards, dataset=dataset: ancient(data_first(dataset)),
@@ -111,9 +109,9 @@ for dataset, training, seeds in itertools.product(STUDY.datasets, STUDY.training
             notebook="runs/{run}/notebook.ipynb",
             text="logs/{run}/train.log",
         wildcard_constraints:
-            run=rf"{dataset}/[^/]+/[^/]+/{training}/{SEEDS[seeds]}",
+            run=rf"{dataset}/[^/]+/[^/]+/{training}/seed\d+",
         threads: STUDY.threads
-        priority: (1_000 if seeds == "first" else 0) + epochs(dataset) * (3 if training == "saliency_guided" else 1)
+        priority: epochs(dataset) * (3 if training == "saliency_guided" else 1)
         shell:
             JOB + " train {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
 
@@ -132,6 +130,11 @@ rule saliency:
     threads: STUDY.threads
     shell:
         JOB + " saliency {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+
+
+def maps_of(together):
+    """The runs whose maps a job needs: its own, and the float ones that they are compared with."""
+    return dict.fromkeys(run.id for own in together for run in [own, *compared_with(STUDY, own)])
 
 
 def runs_on(wildcards):
@@ -172,39 +175,29 @@ rule deployed:
         JOB + " deployed {STUDY.name} {wildcards.dataset} > {log.text:q} 2>&1"
 
 
-def compared_runs(wildcards):
-    """The files of the float runs whose maps a run's are compared with."""
-    run = STUDY.run(f"{wildcards.run}/seed{STUDY.seeds[0]}")
-    others = [other.id for other in STUDY.runs() if other.setup.is_float and same_but_setup_and_seed(run, other)]
-    return [f"runs/{other}/{name}" for other in others for name in ("model.safetensors", "result.json")]
-
-
-def same_but_setup_and_seed(a, b):
-    return (a.dataset, a.network, a.training) == (b.dataset, b.network, b.training)
-
-
-# Faithfulness, agreement, robustness and sanity of maps, with their controls. All seeds of a kind of run in one job:
-# starting one takes as long as a third of a run. One rule for each setup, so that those with every method, which take
-# longest, go first.
-for number, setup in enumerate(STUDY.setups):
+# Faithfulness, agreement, robustness and sanity of maps, with their controls. Up to eight seeds of a kind of run in one job:
+# starting one takes as long as a third of a run. A rule for each job, with the names of its files: Snakemake tries every
+# pattern on every file of `runs/`, and there would be one for each seed.
+SEEDS_A_JOB = 8
+KINDS = [list(runs) for _, runs in itertools.groupby(STUDY.quality_runs(), key=lambda run: run.id.rsplit("/", 1)[0])]
+PARTS = [kind[start : start + SEEDS_A_JOB] for kind in KINDS for start in range(0, len(kind), SEEDS_A_JOB)]
+for number, together in enumerate(PARTS):
 
     rule:
         name:
             f"quality_{number}"
         input:
             "stamps/quality.json",
-            expand("runs/{{run}}/seed{seed}/{name}", seed=STUDY.seeds, name=["model.safetensors", "result.json"]),
-            compared_runs,
+            [f"runs/{run}/{name}" for run in maps_of(together) for name in ("model.safetensors", "result.json")],
         output:
-            expand("runs/{{run}}/seed{seed}/quality.{kind}", seed=STUDY.seeds, kind=["json", "safetensors"]),
+            [f"runs/{run.id}/quality.{suffix}" for run in together for suffix in ("json", "safetensors")],
         log:
-            text="logs/{run}/quality.log",
-        wildcard_constraints:
-            run=rf"[^/]+/[^/]+/{re.escape(setup.name)}/[^/]+",
+            text=f"logs/{together[0].id}/quality.log",
         threads: STUDY.threads
-        priority: 2 if STUDY.quality and setup.name in STUDY.quality.every_method else 1
+        # Those with every method take longest, so they go first.
+        priority: 2 if together[0].setup.name in STUDY.quality.every_method else 1
         params:
-            runs=lambda wildcards: [f"{wildcards.run}/seed{seed}" for seed in STUDY.seeds],
+            runs=[run.id for run in together],
         shell:
             JOB + " quality {STUDY.name} {params.runs} > {log.text:q} 2>&1"
 
@@ -220,7 +213,7 @@ rule roar:
     log:
         text="logs/roar_{dataset}.log",
     threads: STUDY.threads
-    priority: 2_000
+    priority: 1_000
     shell:
         JOB + " roar {STUDY.name} {wildcards.dataset} > {log.text:q} 2>&1"
 

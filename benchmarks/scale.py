@@ -85,17 +85,20 @@ def measure_steps(repeats: int) -> dict:
     return {"precision": precision, "batch": by_batch, "width": by_width, "n": repeats}
 
 
-def study_file(folder: Path, name: str, **changes) -> None:
-    """A copy of params/ in `folder` with a study more: the smoke study, changed."""
+def study_file(folder: Path, name: str, base: str = "smoke", **changes) -> None:
+    """A copy of params/ in `folder` with a study more: the smoke study (or another), changed."""
     shutil.copytree(PARAMS, folder, dirs_exist_ok=True)
-    content = yaml.safe_load((PARAMS / "smoke.yaml").read_text())
+    content = yaml.safe_load((PARAMS / f"{base}.yaml").read_text())
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({**content, **changes}))
 
 
 def measure_graph(count: int, scratch: Path) -> dict:
-    """Seconds of stamps, planning and collecting for about `count` runs."""
-    kinds = len(load_study("smoke").runs())
-    study_file(scratch / "params", "grid", seeds=list(range(count // kinds)), sweeps=[])
+    """Seconds of stamps, planning and collecting for about `count` runs: the grid of params/large.yaml with more seeds."""
+    large = load_study("large")
+    kinds = len(large.runs()) // len(large.seeds)
+    quality = {"setups": ["fp32", "w2a2"], "every_method": ["fp32", "w2a2"]}  # as in the paper study
+    seeds = list(range(max(1, count // kinds)))
+    study_file(scratch / "params", "grid", "large", seeds=seeds, quality=quality, sweeps=[])
     study, reports = load_study("grid", scratch / "params"), scratch / "reports/grid"
     stamps = seconds(lambda: write_stamps(study, reports))
     environment = {**os.environ, "SQLIB_PARAMS": str(scratch / "params"), "SQLIB_REPORTS": str(reports.parent)}

@@ -308,7 +308,9 @@ class Listing:
         rule = re.sub(r"^(train|quality)_.*", r"\1", block["rule"])
         wildcards = dict(part.split("=", 1) for part in block.get("wildcards", "").split(", ") if "=" in part)
         log = block.get("log", "").split(" (")[0].split(", ")[-1]
-        return Job(rule, next(iter(wildcards.values()), ""), log)
+        # The jobs of quality have no wildcards, but a log beside their first run.
+        about = log.removeprefix("logs/").rsplit("/", 2)[0] if rule == "quality" else ""
+        return Job(rule, next(iter(wildcards.values()), about), log)
 
 
 def pending(snakemake: list[str], log: Path) -> dict[int, Job]:

@@ -278,18 +278,9 @@ def agreement_with(
     return means, per_image
 
 
-def compared_with(study: Study, run: Run) -> list[Run]:
-    """The float runs that `agreement_with` compares a run with: the one of its seed; for a float run, those of later seeds."""
-    setup = next((setup for setup in study.setups if setup.is_float), None)
-    if setup is None:
-        return []
-    seeds = study.seeds[study.seeds.index(run.seed) + 1 :] if run.setup.is_float else [run.seed]
-    return [Run.make(study, run.dataset, run.network, setup.name, run.training, seed) for seed in seeds]
-
-
 def _float_models(study: Study, run: Run, reports: Path) -> list[tuple[Run, Network]]:
     models = []
-    for other in compared_with(study, run):
+    for other in runs.compared_with(study, run):
         folder = other.folder(reports)
         made = any((folder / name).exists() for name in ("model.safetensors", runs.PACKED))
         if made and (folder / "result.json").exists():

@@ -584,6 +584,15 @@ def run_stamp(run: Run) -> dict[str, Any]:
     return {"run": run.model_dump(mode="json"), "digest": digest(run), "sources": sources_of("train")}
 
 
+def compared_with(study: Study, run: Run) -> list[Run]:
+    """The float runs that a run's maps are compared with: the one of its seed; for a float run, those of later seeds."""
+    setup = next((setup for setup in study.setups if setup.is_float), None)
+    if setup is None:
+        return []
+    seeds = study.seeds[study.seeds.index(run.seed) + 1 :] if run.setup.is_float else [run.seed]
+    return [Run.make(study, run.dataset, run.network, setup.name, run.training, seed) for seed in seeds]
+
+
 def compare_page(study: Study, dataset: str, network: str) -> str:
     """Name of the comparison page of a data set; that of the study's first network goes without the network's name."""
     return f"compare_{dataset}" if network == study.networks[0] else f"compare_{dataset}_{network}"
