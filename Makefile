@@ -9,6 +9,9 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test test-faults test-cluster lint bench bench-conda scale elsewhere profile lock clean distclean unlock
 
+# What these start ends with make, however make ends.
+smoke reproduce sweeps: export SQLIB_MADE_BY_MAKE = 1
+
 # An active conda environment that has what is needed is used as it is; else .venv, built on first use.
 CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
 ifeq ($(CONDA_READY),yes)
@@ -55,6 +58,9 @@ check: $(READY)  ## hold the results of STUDY against the published ones, metric
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PYTHON) -m jupyter lab --notebook-dir=notebooks
+
+# JupyterLab asks for no news and looks for no updates: nothing here needs a network.
+lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/notebooks/.jupyter$(if $(JUPYTER_CONFIG_PATH),:$(JUPYTER_CONFIG_PATH))
 
 test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (15 minutes at most on two cores)
 	@$(PYTHON) -m pytest -rs

@@ -4,6 +4,7 @@
 # stamps/*.json: parameters and digests of the sources) that are the inputs here. So content, not time, decides what is
 # made again. All paths are relative to the study's own folder, reports/<study>/, which also holds Snakemake's state:
 # studies do not lock each other.
+import itertools
 import re
 import sys
 
@@ -104,29 +105,29 @@ rule data:
         JOB + " data {wildcards.dataset} --study {STUDY.name} > {log.text:q} 2>&1"
 
 
-# One rule for each data set and training, so that long jobs can go first and the study does not end on one of them:
-# a guided step costs about three ordinary ones.
-for dataset in STUDY.datasets:
-    for training in STUDY.trainings:
+# Long jobs go first, so that the study does not end on one of them (a guided step costs about three ordinary ones), and
+# before them the first seed, which ROAR and what is deployed wait for. Priorities belong to rules: hence so many.
+SEEDS = {"first": f"seed{STUDY.seeds[0]}", "other": rf"seed(?!{STUDY.seeds[0]}\b)\d+"}
+for dataset, training, seeds in itertools.product(STUDY.datasets, STUDY.trainings, SEEDS):
 
-        rule:
-            name:
-                f"train_{dataset}_{training}"
-            input:
-                "runs/{run}/parameters.json",
-                keep_going,
-                lambda wildcards, dataset=dataset: ancient(data_first(dataset)),
-            output:
-                expand("runs/{{run}}/{name}", name=RUN_FILES),
-            log:
-                notebook="runs/{run}/notebook.ipynb",
-                text="logs/{run}/train.log",
-            wildcard_constraints:
-                run=rf"{dataset}/[^/]+/[^/]+/{training}/seed\d+",
-            threads: STUDY.threads
-            priority: epochs(dataset) * (3 if training == "saliency_guided" else 1)
-            shell:
-                JOB + " train {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
+    rule:
+        name:
+            f"train_{dataset}_{training}_{seeds}"
+        input:
+            "runs/{run}/parameters.json",
+            keep_going,
+            lambda wildcards, dataset=dataset: ancient(data_first(dataset)),
+        output:
+            expand("runs/{{run}}/{name}", name=RUN_FILES),
+        log:
+            notebook="runs/{run}/notebook.ipynb",
+            text="logs/{run}/train.log",
+        wildcard_constraints:
+            run=rf"{dataset}/[^/]+/[^/]+/{training}/{SEEDS[seeds]}",
+        threads: STUDY.threads
+        priority: (1_000 if seeds == "first" else 0) + epochs(dataset) * (3 if training == "saliency_guided" else 1)
+        shell:
+            JOB + " train {STUDY.name} {wildcards.run} > {log.text:q} 2>&1"
 
 
 rule saliency:
@@ -232,7 +233,7 @@ rule roar:
     log:
         text="logs/roar_{dataset}.log",
     threads: STUDY.threads
-    priority: 1_000
+    priority: 2_000
     shell:
         JOB + " roar {STUDY.name} {wildcards.dataset} > {log.text:q} 2>&1"
 

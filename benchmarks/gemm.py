@@ -36,7 +36,9 @@ def step_flops(model: Network, batch: int, training: str = "standard", integers:
     forward, passes = (2, 2 * STEP_OVER_FORWARD + 1) if training == "saliency_guided" else (1, STEP_OVER_FORWARD)
     macs = passes * sum(model.macs.values())
     if integers:
-        macs -= forward * sum(
-            model.macs[layer] for layer in model.convs[1:] if model.get_submodule(layer).bits != FLOAT
-        )
+        pairs = zip(model.convs, model.convs[1:], strict=False)
+        coded = [
+            b for a, b in pairs if FLOAT not in (model.get_submodule(f"{a}_act").bits, model.get_submodule(b).bits)
+        ]
+        macs -= forward * sum(model.macs[layer] for layer in coded)
     return FLOPS_PER_MAC * batch * macs

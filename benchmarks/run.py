@@ -5,6 +5,7 @@ process. Where a ratio is measured in several cases (networks, setups), the one 
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -22,8 +23,9 @@ import gemm
 import steps
 from sqlib.config import REPOSITORY, load_setup
 from sqlib.files import write_atomically
-from sqlib.machine import bfloat16_units, instructions, int8_units, keep_memory
+from sqlib.machine import bfloat16_units, instructions, keep_memory
 from sqlib.models import build_model
+from sqlib.quant import integers
 from sqlib.readme import BENCHMARKS, update_readme
 from sqlib.runs import provenance
 from timing import Step, alternate, summary
@@ -39,6 +41,7 @@ TARGETS = {
     "brevitas_over_ours_bfloat16": ("at least", 2.2),
     "gemm_fraction": ("at least", 0.8),
     "float32_over_bfloat16": ("at least", 1.0),
+    "float_over_integers": ("at least", 1.0),
 }
 
 
@@ -77,7 +80,7 @@ def cases(size: Size) -> Iterator[Case]:
         return f"lenet, Brevitas, 4 bits, {precision}", lambda: brevitas_net.step(size.batch, precision)
 
     def flops(network, training="standard"):
-        return gemm.step_flops(build_model(network, load_setup("w4a4")), size.batch, training, int8_units())
+        return gemm.step_flops(build_model(network, load_setup("w4a4")), size.batch, training, integers())
 
     precisions = ("float32", "bfloat16") if bfloat16_units() else ("float32",)
     for precision in precisions:
@@ -96,7 +99,8 @@ def cases(size: Size) -> Iterator[Case]:
     if brevitas_net.why_not() is None:
         for precision in ("float32", "bfloat16") if native_bfloat16() else ("float32",):
             sides = brevitas(precision), ours(precision, "lenet", "w4a4")
-            yield Case(f"brevitas_over_ours_{precision}", "lenet", *sides, arithmetic=(flops("lenet"), precision))
+            case = "lenet" if precision in precisions else "lenet (slower than float32 here, so not used)"
+            yield Case(f"brevitas_over_ours_{precision}", case, *sides, arithmetic=(flops("lenet"), precision))
     product = f"float32 product {size.matrix}", lambda: gemm.product(size.matrix)
     for network in ("lenet", "sgt_cnn"):
         scale = gemm.step_flops(build_model(network, load_setup("fp32")), size.batch) / gemm.product_flops(size.matrix)
@@ -105,6 +109,11 @@ def cases(size: Size) -> Iterator[Case]:
         for network, setup, training in (("lenet", "w4a4", "standard"), ("lenet", "w4a4", "saliency_guided")):
             slow, fast = (ours(precision, network, setup, training) for precision in precisions)
             yield Case("float32_over_bfloat16", f"{network}/{setup}/{training}", slow, fast)
+    if integers():
+        for network, training in itertools.product(("lenet", "sgt_cnn"), ("standard", "saliency_guided")):
+            label, build = ours(precisions[-1], network, "w4a4", training)
+            slow = f"{label}, in floating point", lambda build=build: steps.without_integers(build())
+            yield Case("float_over_integers", f"{network}/{training}", slow, (label, build))
 
 
 def native_bfloat16() -> bool:
@@ -119,6 +128,8 @@ def reasons() -> dict[str, str]:
         missing["float32_over_bfloat16"] = "not measured: this processor is not faster in bfloat16, so float32 is used"
     if not native_bfloat16():
         missing["brevitas_over_ours_bfloat16"] = "not measured: this processor does not multiply bfloat16"
+    if not integers():
+        missing["float_over_integers"] = "not measured: this processor has no units for 8-bit integers"
     if reason := brevitas_net.why_not():
         missing |= dict.fromkeys(("brevitas_over_ours_float32", "brevitas_over_ours_bfloat16"), reason)
     return missing
@@ -237,6 +248,7 @@ MEANINGS = {
     "brevitas_over_ours_bfloat16": "Brevitas / ours, 4 bits, both in bfloat16",
     "gemm_fraction": "its arithmetic alone, at this machine's rate of matrix products / fp32 in float32",
     "float32_over_bfloat16": "float32 / bfloat16, w4a4",
+    "float_over_integers": "convolutions of codes in floating point / in 8-bit integers, w4a4",
 }
 
 

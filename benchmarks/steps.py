@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sqlib import quant
 from sqlib.config import Evaluation, Guidance, Run, Training, load_setup
 from sqlib.data import to_float
 from sqlib.train import make_optimizer, seeded_model, train_step
@@ -43,3 +44,16 @@ def ours(
     optimizer, _ = make_optimizer(model, run, steps=1000)
     noise = torch.Generator().manual_seed(1)
     return lambda: train_step(model, optimizer, images, labels, run, noise)
+
+
+def without_integers(step: Step) -> Step:
+    """The same step with its convolutions of codes computed in floating point."""
+
+    def call() -> None:
+        before, quant.integers = quant.integers, lambda: False
+        try:
+            step()
+        finally:
+            quant.integers = before
+
+    return call

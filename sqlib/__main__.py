@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from sqlib import runs
-from sqlib.config import DATASET_NAMES, REPOSITORY, SqlibError, Study, load_study, nearest
+from sqlib.config import DATASET_NAMES, REPOSITORY, Run, SqlibError, Study, load_study, nearest
 from sqlib.driver import (
     Progress,
     about,
@@ -62,7 +62,7 @@ def main() -> None:
     """Run the command line; exit codes: 0 done, 1 some jobs failed, 2 an error, 130 stopped by the user."""
     if os.environ.get("SQLIB_JOB"):
         die_with_parent(signal.SIGTERM)
-    elif os.environ.get("MAKELEVEL"):
+    elif os.environ.pop("SQLIB_MADE_BY_MAKE", None):
         die_with_parent(signal.SIGKILL)  # a killed make leaves nothing that holds the study's lock
     try:
         app()
@@ -166,7 +166,7 @@ def post_training(name: StudyName, dataset: DatasetName) -> None:
     study, started = load_study(name), time.time()
     check_dataset(study, dataset)
     found = after.measure(study, dataset, runs.reports_root() / study.name)
-    note_origin(study, f"results/post_training_{dataset}", started)
+    note_origin(study, f"results/post_training_{dataset}", started, runs_on(study, dataset))
     print(f"{dataset}: {count(len(found), 'float run')} rounded and measured")
 
 
@@ -178,17 +178,22 @@ def deployed(name: StudyName, dataset: DatasetName) -> None:
     study, started = load_study(name), time.time()
     check_dataset(study, dataset)
     measured = forms.measure(study, dataset, runs.reports_root() / study.name)
-    note_origin(study, f"results/deployed_{dataset}", started)
+    note_origin(study, f"results/deployed_{dataset}", started, runs_on(study, dataset, study.seeds[:1]))
     for run_id, found in measured.items():
         for form, part in found.items():
             same = f"{part['same_predictions']:,} of {part['images']:,} predictions are the trained model's"
             print(f"{run_id}: {form}, {part['bytes']:,} bytes: {same}, logits within {part['largest_relative']:.1e}")
 
 
-def note_origin(study: Study, name: str, started: float) -> None:
-    """Write down where `<name>.json`, a result without a notebook, comes from."""
+def runs_on(study: Study, dataset: str, seeds: list[int] | None = None) -> list[Run]:
+    """The study's runs on a data set, of all seeds or of these."""
+    return [run for run in study.runs() if run.dataset == dataset and (seeds is None or run.seed in seeds)]
+
+
+def note_origin(study: Study, name: str, started: float, of: list[Run]) -> None:
+    """Write down where `<name>.json`, a result of these runs without a notebook, comes from."""
     reports = runs.reports_root() / study.name
-    runs.write_origin(study, reports, name, started, [reports / f"{name}.json"])
+    runs.write_origin(study, reports, name, started, [reports / f"{name}.json"], of)
 
 
 def check_dataset(study: Study, dataset: str) -> None:
@@ -232,7 +237,7 @@ def quality(name: StudyName, run_ids: Annotated[list[str], typer.Argument(metava
     for run in [study.run(run_id) for run_id in run_ids]:
         started = time.time()
         found = measure_quality(study, run, run.folder(runs.reports_root() / study.name))
-        note_origin(study, f"runs/{run.id}/quality", started)
+        note_origin(study, f"runs/{run.id}/quality", started, [run])
         images = f"{found['parameters']['images']:,} images"
         print(f"{run.id}: maps of {count(len(found['methods']), 'method')} measured, gradient maps on {images}")
 
@@ -245,7 +250,7 @@ def roar(name: StudyName, dataset: DatasetName) -> None:
     study, started = load_study(name), time.time()
     check_dataset(study, dataset)
     found = measure(study, dataset, runs.reports_root() / study.name)
-    note_origin(study, f"results/roar_{dataset}", started)
+    note_origin(study, f"results/roar_{dataset}", started, runs_on(study, dataset, study.seeds[:1]))
     print(f"{dataset}: networks retrained on the maps of {count(len(found['explained']), 'run')}")
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from sqlib.metrics import FRACTIONS
+from sqlib.metrics import FRACTIONS, areas_under
 from sqlib.models import predict
 
 FILLS = ("corner", "mean", "blurred")
@@ -110,8 +110,7 @@ def areas(right: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> Tensor:
 
     right: (len(fractions), N) from `still_right`.
     """
-    x = torch.tensor(fractions, dtype=torch.float64)
-    return torch.trapezoid(right.T.double(), x) / (x[-1] - x[0])
+    return areas_under(right.T, fractions)
 
 
 def gap(area: Tensor | float, random_area: Tensor | float, direction: str) -> Tensor | float:

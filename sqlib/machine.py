@@ -57,8 +57,7 @@ def instructions() -> frozenset[str]:
 def bfloat16_units() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32: with AMX, or AMD's with AVX-512 BF16.
 
-    Intel's AVX-512 BF16 without AMX is there to be compatible: where the published study was made, matrix products took
-    three times as long in it as in float32 (`make bench` prints both rates).
+    Intel's AVX-512 BF16 without AMX is slower than its float32: `make bench` prints both rates of matrix products.
     """
     has = instructions()
     return "amx_bf16" in has or {"avx512_bf16", "AuthenticAMD"} <= has

@@ -106,12 +106,20 @@ def spearman(maps_a: Tensor, maps_b: Tensor, where: Tensor | None = None) -> Ten
     return rho.masked_fill(unusable.cpu(), math.nan).float()
 
 
+SSIM_WINDOW = 7
+"""Pixels in height and width, all of one weight: scikit-image's default."""
+
+
 def ssim(maps_a: Tensor, maps_b: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004; 7 x 7 windows) of |map_a| / max and |map_b| / max, -1 to 1; 1: the same.
 
-    NaN where a map is dead.
+    NaN where a map is dead. Raises ValueError for maps smaller than a window.
     """
     a, b, unusable = _pair(maps_a, maps_b)
+    if min(a.shape[1:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"maps {tuple(maps_a.shape)}: expected at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, a window"
+        )
     values = torch.full((len(a),), math.nan, dtype=torch.float64)
     alive = ~unusable.cpu().numpy()
     if alive.any():
@@ -122,7 +130,7 @@ def ssim(maps_a: Tensor, maps_b: Tensor) -> Tensor:
 def _structural_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N,) scikit-image's `structural_similarity` of each pair a / max, b / max (N,H,W), with its defaults, in one go."""
     a, b = (m / m.max(axis=(1, 2), keepdims=True) for m in (a, b))
-    size, c1, c2 = 7, 0.01**2, 0.03**2
+    size, c1, c2 = SSIM_WINDOW, 0.01**2, 0.03**2
     mean_a, mean_b, aa, bb, ab = (uniform_filter(m, size=(0, size, size)) for m in (a, b, a * a, b * b, a * b))
     unbiased = size**2 / (size**2 - 1)
     var_a, var_b, covariance = (
@@ -190,5 +198,10 @@ def random_order(count: int, pixels: int, seed: int) -> Tensor:
 
 def area_under(curve: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> float:
     """Trapezoid area under a curve over its fractions, over their range: the mean height, 0 to 1 for an accuracy."""
+    return areas_under(curve[None], fractions).item()
+
+
+def areas_under(curves: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> Tensor:
+    """(N,) `area_under` of each of the curves (N, len(fractions))."""
     x = torch.tensor(fractions, dtype=torch.float64)
-    return float(torch.trapezoid(curve.double(), x) / (x[-1] - x[0]))
+    return torch.trapezoid(curves.double(), x) / (x[-1] - x[0])

@@ -3,13 +3,14 @@
 A quantised tensor is `codes * step`: small integers and one float. Layers multiply and add codes, which float32 holds exactly
 while sums stay below 2^24, and rescale once after the sum; so the trained model and an integer implementation of it
 agree by construction. Where the processor multiplies 8-bit integers, convolutions of codes are computed in them: the
-same sums, several times as fast. Gradients are those of the straight-through surrogates, on the real values.
+same sums, in less time. Gradients are those of the straight-through surrogates, on the real values.
 
 Sources: PACT, Choi et al. 2018 (arXiv 1805.06085); SAWB, Choi et al. 2019 (MLSys, "Accurate and Efficient 2-bit
 Quantized Neural Networks"); DoReFa, Zhou et al. 2016 (arXiv 1606.06160).
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 
@@ -250,8 +251,9 @@ class _StraightThrough(torch.autograd.Function):
 class _Convolve(torch.autograd.Function):
     """conv2d of codes, with the gradients of conv2d of the real values that the codes stand for; computed in `dtype`.
 
-    `coded`: both operands are codes of at most 8 bits, those of x not negative. Their sums are then exact, float32, and
-    computed in 8-bit integers where the processor has units for that.
+    `coded`: both operands are codes. Where they fit 8-bit integers, and the processor has units for these, the sums are
+    computed in them: exact whatever `dtype`, and below 2^24, where float32 is exact too, the same. What does not fit (a
+    NaN above all, which no integer can carry on) is computed in `dtype`.
     """
 
     @staticmethod
@@ -260,7 +262,7 @@ class _Convolve(torch.autograd.Function):
         kept = _channels_last(x_codes.to(dtype))
         ctx.save_for_backward(kept, weight)
         ctx.code_scale, ctx.padding, ctx.first = code_scale, padding, x.is_leaf
-        if coded and x_codes.is_cpu and int8_units():
+        if coded and x_codes.is_cpu and integers() and _within(x_codes, 0, 255) and _within(weight_codes, -127, 127):
             return _convolve_int8(_channels_last(x_codes), weight_codes, padding)
         return F.conv2d(kept, _channels_last(weight_codes.to(dtype)), padding=padding)
 
@@ -288,8 +290,28 @@ class _Convolve(torch.autograd.Function):
         return grad_x, grad_weight, None, None, None, None, None, None
 
 
+def _within(codes: Tensor, lowest: int, highest: int) -> bool:
+    """Whether all codes lie in a range; False where one is NaN."""
+    if not codes.numel():
+        return False
+    smallest, largest = codes.aminmax()
+    return bool(smallest >= lowest) and bool(largest <= highest)
+
+
+@functools.cache
+def integers() -> bool:
+    """Whether 8-bit integers are convolved here without overflow: VNNI, and oneDNN uses it (tried with the largest codes).
+
+    Without it, or where it is switched off (ONEDNN_MAX_CPU_ISA), pairs of products saturate in 16 bits.
+    """
+    if not (int8_units() and torch.backends.mkldnn.is_available()):
+        return False
+    x, weight = torch.full((1, 32, 5, 5), 255.0), torch.full((16, 32, 5, 5), 127.0)
+    return bool((_convolve_int8(_channels_last(x), weight, 0) == 255 * 127 * weight[0].numel()).all())
+
+
 def _convolve_int8(x_codes: Tensor, weight_codes: Tensor, padding: int) -> Tensor:
-    """conv2d of integers, 0 to 255 and -127 to 127, held in float tensors: their sums, exact up to 2^24, in float32.
+    """conv2d of integers, 0 to 255 and -127 to 127, held in float tensors: their sums, rounded only above 2^24, in float32.
 
     The operation is the one that PyTorch's own quantised models run on x86 (oneDNN); all its scales are 1 here.
     """
@@ -403,15 +425,20 @@ class _QuantLayer:
 
 @contextlib.contextmanager
 def holding_weights(model: nn.Module) -> Iterator[None]:
-    """Passes through the model inside share their quantised weights, which must not change meanwhile."""
+    """Passes through the model inside share their quantised weights, which must not change meanwhile.
+
+    Inside another such context they are quantised anew, since gradients may be wanted in only one of the two.
+    """
     layers = [module for module in model.modules() if isinstance(module, _QuantLayer) and module.bits != FLOAT]
+    before = [layer.held for layer in layers]
     try:
         for layer in layers:
+            layer.held = None
             layer.held = layer._quantised()
         yield
     finally:
-        for layer in layers:
-            layer.held = None
+        for layer, held in zip(layers, before, strict=True):
+            layer.held = held
 
 
 class QuantConv2d(_QuantLayer, nn.Conv2d):
@@ -419,7 +446,7 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
 
     Pooling sits inside the layer, before rescaling and bias: it commutes with everything monotone, and what follows then
     has a quarter of the elements. `forward(x, code_scale)`: x (N,C,H,W), `code_scale` = codes per unit of x (None: x has no
-    codes; a tensor: PACT's; a float: the pixels' 255, where values between codes are kept).
+    codes; a tensor: PACT's, x not negative; a float: the pixels' 255, where values between codes are kept).
     """
 
     def __init__(

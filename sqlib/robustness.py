@@ -26,10 +26,10 @@ def sensitivity(
 ) -> Tensor:
     """Maximum sensitivity `max_k ||map(x + e_k) - map(x)|| / ||map(x)||` of signed maps, (N,); 0 is best, no upper end.
 
-    Max-sensitivity of Yeh et al. 2019 ("On the (In)fidelity and Sensitivity of Explanations") over the ball
-    `max |e| <= radius`, estimated from below with `samples` uniform draws of e; Frobenius norm, divided by the size of
-    the map, so that its unit does not count. x + e is not cut to [0,1]: the networks take any values, and a cut would
-    halve the change of a black background. NaN for dead maps, which have no size.
+    Max-sensitivity of Yeh et al. 2019 ("On the (In)fidelity and Sensitivity of Explanations") over the ball `max |e| <=
+    radius`, estimated from below with `samples` uniform draws of e; Frobenius norm, divided by the size of the map, so
+    that its unit does not count: what Captum's `sensitivity_max` computes. x + e is not cut to [0,1]: the networks take
+    any values, and a cut would halve the change of a black background. NaN for dead maps, which have no size.
 
     Args:
         images: (N,C,H,W) in [0,1].

@@ -458,12 +458,18 @@ def provenance(started: datetime | float | None = None) -> dict[str, Any]:
 
 
 def write_origin(
-    study: Study, reports: Path, name: str, started: float, made: Sequence[Path], notebook: str | None = None
+    study: Study,
+    reports: Path,
+    name: str,
+    started: float,
+    made: Sequence[Path],
+    of: Sequence[Run],
+    notebook: str | None = None,
 ) -> None:
     """Write `provenance/<name>.json`, for what is no run: where the files of a job come from, each with its SHA-256.
 
-    Beside `provenance`: the study's parameters and their digest, its seeds, the data and precision of the runs it is made
-    from, and the notebook (a name in `notebooks/`) with its SHA-256. started: `time.time()` when the job began.
+    Beside `provenance`: the study's parameters and their digest; seeds, data and precision of the runs that it is made `of`;
+    and the notebook (a name in `notebooks/`) with its SHA-256. started: `time.time()` when the job began.
     """
     reports = Path(reports)
     origin = {
@@ -472,7 +478,7 @@ def write_origin(
         "parameters": study.model_dump(mode="json"),
         "digest": digest(study),
         "notebook": notebook and {"name": notebook, "sha256": notebook_sum(notebook)},
-        **made_from(study, reports),
+        **made_from(of, reports),
         "threads": study.threads,
         "made": {path.relative_to(reports).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in made},
     }
@@ -489,6 +495,8 @@ def read_origin(path: Path) -> dict[str, Any]:
     origin = read_json(path)
     kinds = {**_ORIGIN, "digest": str, "seeds": list, "notebook": dict, "precision": list}
     for key, kind in kinds.items():
+        if key not in origin and key != "device":
+            raise SqlibError(f"{path}: malformed: {key} is missing")
         if not isinstance(origin.get(key), kind | None):
             raise SqlibError(f"{path}: malformed: {key} is not {kind}")
     data, git, packages = (origin.get(key) or {} for key in ("data", "git", "packages"))
@@ -499,17 +507,15 @@ def read_origin(path: Path) -> dict[str, Any]:
     return origin
 
 
-def made_from(study: Study, reports: Path) -> dict[str, Any]:
-    """Of a study's finished runs: the SHA-256 sums of their data by data set, their precisions, and the seeds."""
-    origins = [
-        (run.dataset, read_result(run.folder(reports))["provenance"])
-        for run in study.runs()
-        if (run.folder(reports) / "result.json").exists()
-    ]
+def made_from(of: Sequence[Run], reports: Path) -> dict[str, Any]:
+    """Of some runs: the SHA-256 sums of their data by data set, the precisions in which the finished ones were trained, and
+    their seeds."""
+    finished = [run.folder(reports) for run in of if (run.folder(reports) / "result.json").exists()]
+    precisions = {read_result(folder)["provenance"].get("precision") for folder in finished}
     return {
-        "data": {dataset: origin["data"] for dataset, origin in origins if origin.get("data")},
-        "precision": sorted({origin["precision"] for _, origin in origins if origin.get("precision")}),
-        "seeds": study.seeds,
+        "data": {dataset: data_sums(dataset) for dataset in dict.fromkeys(run.dataset for run in of)},
+        "precision": sorted(precisions - {None}),
+        "seeds": sorted({run.seed for run in of}),
     }
 
 

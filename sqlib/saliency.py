@@ -94,7 +94,7 @@ def saliency_map(
     return torch.cat(maps)
 
 
-def _gradients(forward_fn, inputs: tuple[Tensor], target_ind: Tensor, additional_forward_args: None = None):
+def _gradients(forward_fn, inputs: tuple[Tensor], target_ind: Tensor, additional_forward_args=None):
     """What Captum's `compute_gradients` gives for logits, in one backward pass of their sum instead of one output an image."""
     with torch.enable_grad():
         (images,) = inputs
@@ -142,15 +142,14 @@ def _attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str) -
         return Occlusion(model).attribute(images, window, strides=strides, baselines=0, target=targets)
 
 
-def input_gradient(model: nn.Module, images: Tensor, targets: Tensor, score: str = "logit") -> Tensor:
-    """Gradient maps (N,H,W) of the target's `logit` or `log_prob`, in eval mode: what guided training ranks pixels by."""
-    with frozen(model):
-        images = images.detach().requires_grad_()
-        return explain_pass(model(images), images, targets, score)
-
-
 def explain_pass(logits: Tensor, images: Tensor, targets: Tensor, score: str, keep: bool = False) -> Tensor:
-    """Those maps from a forward pass that has been made already; `keep` keeps it for a second backward pass."""
+    """Gradient maps (N,H,W) of the target's `logit` or `log_prob`: what guided training ranks pixels by.
+
+    Args:
+        logits: (N,classes) that the model gave for `images` (N,C,H,W), which ask for a gradient.
+        targets: (N,) the explained classes.
+        keep: leave the graph for a second backward pass.
+    """
     if score == "log_prob":
         logits = logits.log_softmax(dim=1)
     with gradients_of("inputs"):

@@ -46,19 +46,20 @@ class Page:
     title: str
     command: str  # what makes it, behind `python -m sqlib`
     run: Run | None = None
+    dataset: str | None = None  # that it is about; None: a run's own, or all of the study
+    network: str | None = None
 
     @classmethod
-    def _plain(cls, study: Study, kind: str, source: str, name: str, title: str, command: str) -> "Page":
+    def _plain(cls, study: Study, kind: str, source: str, name: str, title: str, command: str, **about) -> "Page":
         reports = runs.reports_root() / study.name
         executed, result = reports / "notebooks" / f"{name}.ipynb", reports / "results" / f"{name}.json"
-        return cls(study, kind, source, executed, reports / f"{name}.html", result, title, command)
+        return cls(study, kind, source, executed, reports / f"{name}.html", result, title, command, **about)
 
     @classmethod
     def data(cls, study: Study, dataset: str) -> "Page":
         command = f"data {dataset} --study {study.name}"
-        return cls._plain(
-            study, "data", "1_data.ipynb", f"data_{dataset}", f"The data: {dataset_title(dataset)}", command
-        )
+        title = f"The data: {dataset_title(dataset)}"
+        return cls._plain(study, "data", "1_data.ipynb", f"data_{dataset}", title, command, dataset=dataset)
 
     @classmethod
     def compare(cls, study: Study, dataset: str, network: str) -> "Page":
@@ -68,7 +69,8 @@ class Page:
             f"Comparison: {dataset_title(dataset)}{more}",
             f"compare {study.name} {dataset} --network {network}",
         )
-        return cls._plain(study, "compare", "4_compare.ipynb", name, title, command)
+        about = {"dataset": dataset, "network": network}
+        return cls._plain(study, "compare", "4_compare.ipynb", name, title, command, **about)
 
     @classmethod
     def tables(cls, study: Study) -> "Page":
@@ -82,7 +84,7 @@ class Page:
     def explanations(cls, study: Study, dataset: str) -> "Page":
         name, command = f"explanations_{dataset}", f"explanations {study.name} {dataset}"
         title = f"The explanations: {dataset_title(dataset)}"
-        return cls._plain(study, "explanations", "8_explanations.ipynb", name, title, command)
+        return cls._plain(study, "explanations", "8_explanations.ipynb", name, title, command, dataset=dataset)
 
     @classmethod
     def sweep(cls, study: Study, name: str) -> "Page":
@@ -141,7 +143,16 @@ class Page:
                 self.render()
             raise
         if self.kind != "train":  # what a run leaves says it itself
-            runs.write_origin(self.study, self.reports, self._name, started, required, self.source)
+            runs.write_origin(self.study, self.reports, self._name, started, required, self.about(), self.source)
+
+    def about(self) -> list[Run]:
+        """The runs of the study that the page is about."""
+        if self.run is not None:
+            return [self.run]
+        chosen = self.study.runs()
+        if self.dataset is not None:
+            chosen = [run for run in chosen if run.dataset == self.dataset]
+        return [run for run in chosen if self.network in (None, run.network)]
 
     def render(self) -> None:
         """Make the HTML from the executed notebook."""
@@ -204,13 +215,15 @@ class Page:
             result = runs.read_result(self.html.parent)
             own = result["provenance"]
             of_run = {"digest": result["digest"], "seeds": [self.run.seed], "data": {self.run.dataset: own.get("data")}}
-            origin = {**own, **of_run, "notebook": {"name": self.source, "sha256": own.get("notebook")}}
+            notebook = {"name": self.source, "sha256": own.get("notebook")}
+            origin = {**dict.fromkeys(runs.provenance()), **own, **of_run, "notebook": notebook}
         else:
             try:
                 origin = runs.read_origin(recorded)
             except SqlibError:  # made by older code, or the file was damaged: the page itself may be right
-                origin = {"unknown": "when this was made was not written down; what follows is of the rendering"}
-        return {**runs.provenance(), **origin}
+                unknown = {"unknown": "when this was made was not written down; what follows is of the rendering"}
+                origin = {**runs.provenance(), **unknown}
+        return origin
 
     def facts(self) -> dict[str, str]:
         """What stands at the foot of the page: which run, the command that makes it, from what, when, on what."""

@@ -179,8 +179,8 @@ def not_finite(model: Network, images: Tensor) -> str:
 def precision(run: Run, device: str | torch.device = "cpu") -> torch.dtype:
     """In what a run's training computes its convolutions: its `precision`, with `auto` decided for this machine.
 
-    bfloat16 products are twice as fast as float32's on some processors, and slower on the others. They round sums and
-    gradients to 8 bits, but no code; what is evaluated, explained and packed is computed in float32.
+    bfloat16 products are faster than float32's on some processors, slower on others (`machine.bfloat16_units`). They round
+    sums and gradients to 8 bits, but no code; what is evaluated, explained and packed is computed in float32.
     """
     asked = run.parameters.precision
     if asked == "auto":

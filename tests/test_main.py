@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from sqlib import __main__ as command_line
 from sqlib import runs
 from sqlib.config import REPOSITORY
 
@@ -111,3 +113,25 @@ def test_reports_go_where_the_environment_says(tmp_path, monkeypatch):
     assert runs.reports_root() == tmp_path
     monkeypatch.delenv("SQLIB_REPORTS")
     assert runs.reports_root() == REPOSITORY / "reports"
+
+
+@pytest.mark.parametrize(
+    "variables, signals",
+    [
+        ({"SQLIB_MADE_BY_MAKE": "1", "MAKELEVEL": "1"}, [signal.SIGKILL]),
+        ({"MAKELEVEL": "1"}, []),  # typed in a terminal that `make lab` has opened
+        ({"SQLIB_JOB": "1", "SQLIB_MADE_BY_MAKE": "1"}, [signal.SIGTERM]),
+    ],
+)
+def test_what_make_starts_ends_with_make_and_a_job_with_its_driver(variables, signals, monkeypatch, capsys):
+    sent = []
+    monkeypatch.setattr(command_line, "die_with_parent", sent.append)
+    for name in ("SQLIB_JOB", "SQLIB_MADE_BY_MAKE", "MAKELEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["sqlib", "--help"])
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert sent == signals
+    assert capsys.readouterr().out.startswith("Usage")

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sqlib import config, faithfulness, metrics, quality, runs
+from sqlib import config, faithfulness, metrics, quality, robustness, runs, sanity
 from sqlib.config import SqlibError
-from sqlib.models import build_model
-from sqlib.saliency import METHODS
+from sqlib.data import to_float
+from sqlib.models import build_model, predict
+from sqlib.saliency import METHODS, saliency_map
 from sqlib.train import seeded_model
 
 SETUPS = (32, 2)
@@ -164,3 +165,30 @@ def test_a_run_that_is_not_there(study, tmp_path):
     run = run_of(study, 2)
     with pytest.raises(SqlibError, match="no such file"):
         quality.measure_quality(study, run, run.folder(tmp_path))
+
+
+@pytest.mark.parametrize("method", ["gradient", "smoothgrad"])
+def test_what_is_known_already_changes_no_value(method, study, make_setup, blobs, monkeypatch):
+    # More images for clarity than a batch, so that SmoothGrad's noise of the few is not that of the first of the many.
+    many = {"clarity": 70, "faithfulness": 66, "sanity": 4, "robustness": 3}
+    monkeypatch.setattr(quality, "FEWER", many)
+    monkeypatch.setattr(quality, "FEWEST", many)
+    model = seeded_model(run_of(study, 2)).eval()
+    for clip in model.clips().values():
+        clip.alpha.data.fill_(2.0)
+    _, _, values = quality.measure_model(model, blobs, 0, 70, (method,))
+    images, labels = to_float(blobs.test_images[:70]), blobs.test_labels[:70]
+    targets = predict(model, images).argmax(dim=1)
+    how = (method, "unclipped")
+    moved = robustness.sensitivity(model, images[:3], targets[:3], *how, seed=0)
+    assert torch.equal(values[f"{method}/unclipped/sensitivity"].nan_to_num(-1), moved.nan_to_num(-1))
+    similar = sanity.randomisation(model, images[:4], targets[:4], *how, 0).spearman[-1]
+    assert torch.equal(values[f"{method}/unclipped/sanity_spearman"].nan_to_num(-2), similar.nan_to_num(-2))
+    maps = saliency_map(model, images, targets, *how)[:66]
+    for fill in faithfulness.FILLS:
+        for direction in faithfulness.DIRECTIONS:
+            order = metrics.salient_order(maps)
+            right = faithfulness.still_right(model, images[:66], labels[:66], order, fill, direction)
+            areas = faithfulness.areas(right).masked_fill(metrics.dead(maps), torch.nan)
+            found = values[f"{method}/unclipped/{direction}_{fill}_auc"]
+            assert torch.equal(found.nan_to_num(-1), areas.to(found).nan_to_num(-1))

@@ -10,7 +10,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sqlib import quant
-from sqlib.machine import int8_units
 from sqlib.quant import PACT, QuantConv2d, QuantLinear, pact, quantize_weight, sawb_clip, weight_codes
 
 PROPERTY = settings(max_examples=80, deadline=None, database=None, derandomize=True)
@@ -641,35 +640,87 @@ def test_bfloat16_gradients_are_those_of_float32_to_its_precision(channels, bits
         assert F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.99
 
 
+def exact_sums(layer, x, scale):
+    """The layer's codes multiplied and added in float64."""
+    codes, _, _ = layer.codes()
+    return F.conv2d((x.detach() * scale).round().double(), codes.double(), padding=layer.padding)
+
+
+@pytest.mark.parametrize("bits, input_bits", [(2, 1), (3, 4), (4, 4)])
+@pytest.mark.parametrize("channels, padding", [(3, 2), (1, 0)])
+def test_an_integer_convolution_is_the_exact_one(bits, input_bits, channels, padding):
+    # Of so few bits that no processor's 16-bit pairs overflow, so this holds with and without VNNI.
+    layer, clip = QuantConv2d(channels, 5, 3, padding=padding, bits=bits), PACT(input_bits, 0.9)
+    x = clip(torch.rand(4, channels, 12, 12))
+    codes, _, _ = layer.codes()
+    sums = quant._convolve_int8(quant._channels_last((x * clip.code_scale).round()), codes, padding)
+    assert sums.dtype == torch.float32
+    assert torch.equal(sums.double(), exact_sums(layer, x, clip.code_scale))
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("input_bits", [1, 4, 8])
+@pytest.mark.parametrize("options", [{"pool": 2}, {"padding": 2}, {"per_channel": True}])
 @pytest.mark.parametrize("arithmetic", [torch.float32, torch.bfloat16])
-def test_sums_in_8_bit_integers_are_the_exact_ones(bits, input_bits, arithmetic, monkeypatch):
+def test_a_layer_computes_the_same_in_integers(bits, input_bits, options, arithmetic, monkeypatch):
     calls = []
     monkeypatch.setattr(quant, "_convolve_int8", lambda *a, do=quant._convolve_int8: calls.append(1) or do(*a))
-    layer, clip = QuantConv2d(3, 5, 5, padding=2, pool=2, bits=bits), PACT(input_bits, 0.9)
+    layer, clip = QuantConv2d(3, 5, 5, bits=bits, **options), PACT(input_bits, 0.9)
     layer.arithmetic = arithmetic
     x = clip(torch.rand(4, 3, 12, 12)).detach().requires_grad_()
     y = layer(x, clip.code_scale)
-    assert len(calls) == int8_units()
+    assert len(calls) == quant.integers()
     gradients = torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias])
-    monkeypatch.setattr(quant, "int8_units", lambda: False)
+    if quant.integers() or arithmetic == torch.float32:
+        exact, step = exact_sums(layer, x, clip.code_scale), layer.codes()[1]
+        exact = F.max_pool2d(exact, layer.pool).float() * (step / clip.code_scale).reshape(-1, 1, 1)
+        assert torch.equal(y, exact + layer.bias.view(1, -1, 1, 1))
+    monkeypatch.setattr(quant, "integers", lambda: False)
     expected = layer(x, clip.code_scale)
+    theirs = torch.autograd.grad(expected.square().sum(), [x, layer.weight, layer.bias])
     if arithmetic == torch.float32:
         assert torch.equal(y, expected)
-        for ours, theirs in zip(gradients, torch.autograd.grad(expected.square().sum(), [x, layer.weight, layer.bias])):
-            assert torch.equal(ours, theirs)
-    codes, step, _ = layer.codes()
-    exact = F.max_pool2d(F.conv2d((x.detach() * clip.code_scale).round().double(), codes.double(), padding=2), 2)
-    if int8_units() or arithmetic == torch.float32:
-        assert torch.equal(y, (exact.float() * (step / clip.code_scale) + layer.bias.view(1, -1, 1, 1)))
+        assert all(torch.equal(a, b) for a, b in zip(gradients, theirs, strict=True))
+    assert not calls[1:]
+
+
+def test_integers_are_used_only_where_they_give_the_known_sum(monkeypatch):
+    monkeypatch.setattr(quant, "int8_units", lambda: True)
+    monkeypatch.setattr(quant, "_convolve_int8", lambda *a: torch.tensor([32767.0]))  # saturated
+    quant.integers.cache_clear()
+    assert not quant.integers()
+    monkeypatch.setattr(quant, "_convolve_int8", lambda *a: torch.tensor([255.0 * 127 * 800]))
+    quant.integers.cache_clear()
+    assert quant.integers()
+    monkeypatch.setattr(quant, "int8_units", lambda: False)
+    quant.integers.cache_clear()
+    assert not quant.integers()
+    quant.integers.cache_clear()
+
+
+@pytest.mark.parametrize("integers", [True, False])
+@pytest.mark.parametrize("method", ["sawb", "dorefa", "minmax"])
+def test_what_is_no_code_is_not_turned_into_one(integers, method, monkeypatch):
+    if not integers:
+        monkeypatch.setattr(quant, "integers", lambda: False)
+    layer, scale = QuantConv2d(2, 3, 3, bits=4, method=method), torch.tensor(15.0)
+    x = torch.rand(1, 2, 6, 6)
+    x[0, 0, 2, 2] = torch.nan
+    assert layer(x, scale).isnan().any()
+    x[0, 0, 2, 2] = -1.0  # a code of -15, as the layer computes in float
+    expected = exact_sums(layer, x, 15.0) * (layer.codes()[1] / 15).double() + layer.bias.view(1, -1, 1, 1).double()
+    assert (layer(x, scale).double() - expected).abs().max() < 1e-5
+    with torch.no_grad():
+        layer.weight[0, 0, 0, 0] = torch.nan
+    assert layer(torch.rand(1, 2, 6, 6), scale).isnan().any()
+    assert layer(x[:0], scale).shape == (0, 3, 4, 4)
 
 
 def test_pixels_and_float_weights_are_no_codes():
     x, scale = torch.rand(2, 1, 8, 8), PACT(4, 0.9).code_scale
-    for layer, scale in ((QuantConv2d(1, 2, 3, bits=4), 255.0), (QuantConv2d(1, 2, 3), scale)):  # noqa: B020
+    for layer, codes in ((QuantConv2d(1, 2, 3, bits=4), 255.0), (QuantConv2d(1, 2, 3), scale)):
         expected = F.conv2d(x.double(), quantize_weight(layer.weight, layer.bits).double())
-        assert (layer(x, scale).double() - expected - layer.bias.view(1, -1, 1, 1)).abs().max() < 1e-5
+        assert (layer(x, codes).double() - expected - layer.bias.view(1, -1, 1, 1)).abs().max() < 1e-5
 
 
 def test_passes_that_hold_the_weights_share_them(monkeypatch):
@@ -690,6 +741,16 @@ def test_passes_that_hold_the_weights_share_them(monkeypatch):
     with pytest.raises(RuntimeError), quant.holding_weights(model):
         raise RuntimeError
     assert layer.held is None
+
+
+def test_holding_weights_inside_of_it_is_a_matter_of_its_own():
+    layer, x = QuantConv2d(1, 3, 3, bits=4), torch.rand(2, 1, 8, 8)
+    with torch.no_grad(), quant.holding_weights(layer):
+        outer = layer.held
+        with torch.enable_grad(), quant.holding_weights(layer):
+            layer(x, 255.0).sum().backward()
+        assert layer.held is outer
+    assert layer.weight.grad is not None and layer.held is None
 
 
 def test_two_backward_passes_through_one_graph_each_computes_its_own_gradients():

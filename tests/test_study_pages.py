@@ -73,10 +73,39 @@ def test_a_page_says_what_it_was_made_from_also_when_it_is_rendered_later(tmp_pa
         {"git": {"dirty": 1}},
         {"packages": {}},
     ]
-    for damaged in (b"{", b"[]", *(runs.to_json({**recorded, **change}) for change in changes)):
+    changed = [{**recorded, **change} for change in changes]
+    lacking = [
+        {k: v for k, v in recorded.items() if k != key} for key in ("git", "cpu", "started", "data", "precision")
+    ]
+    for damaged in (b"{", b"[]", *map(runs.to_json, [*changed, *lacking])):
         (tmp_path / "smoke/provenance/tables.json").write_bytes(damaged)
         facts = page.facts()
         assert "was not written down" in facts["Origin"] and "ffff" in facts["Code"], damaged
+
+
+def test_a_page_says_only_what_its_own_runs_say(tmp_path, monkeypatch):
+    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
+    study = load_study("paper")
+    run = study.run("mnist/lenet/w2a2/standard/seed0")
+    fake_result(run, tmp_path / "paper")
+    other = study.run("fashion_mnist/lenet/w2a2/standard/seed1")
+    (other.folder(tmp_path / "paper")).mkdir(parents=True)
+    (other.folder(tmp_path / "paper") / "result.json").write_text("{")  # damaged, and none of its business
+
+    def made(page):
+        def writes(source, output, parameters, **_):
+            page.result.parent.mkdir(parents=True, exist_ok=True)
+            page.result.write_text("{}")
+
+        monkeypatch.setattr("sqlib.execution.execute", writes)
+        page.execute({}, [])
+        return runs.read_origin(runs.origin_path(page.reports, page._name))
+
+    of_run, of_data = made(Page.saliency(study, run)), made(Page.data(study, "mnist"))
+    assert list(of_run["data"]) == list(of_data["data"]) == ["mnist"]
+    assert of_run["seeds"] == [0] and of_data["seeds"] == study.seeds
+    assert [page.dataset for page in Page.compare(study, "mnist", "lenet").about()] == ["mnist"] * 24
+    assert Page.tables(study).about() == study.runs()
 
 
 def test_the_time_limit_of_a_notebook_can_be_set(monkeypatch):
