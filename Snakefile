@@ -45,6 +45,17 @@ def data_first(dataset):
     return [] if result.exists() else [f"results/data_{dataset}.json"]
 
 
+def keep_going(wildcards):
+    """No input: a failed job does not stop the others of its group.
+
+    On a cluster a group of jobs is made by a Snakemake of its own. It reads no profile, is not told, and has settings only
+    when it has read this file; so they are set as soon as it asks for inputs. (A dry run has none.)
+    """
+    if workflow.execution_settings:
+        workflow.execution_settings.keep_going = True
+    return []
+
+
 workdir: reports_root() / STUDY.name
 
 
@@ -102,6 +113,7 @@ for dataset, training in itertools.product(STUDY.datasets, STUDY.trainings):
             f"train_{dataset}_{training}"
         input:
             "runs/{run}/parameters.json",
+            keep_going,
             lambda wildcards, dataset=dataset: ancient(data_first(dataset)),
         output:
             expand("runs/{{run}}/{name}", name=RUN_FILES),
@@ -119,6 +131,7 @@ for dataset, training in itertools.product(STUDY.datasets, STUDY.trainings):
 rule saliency:
     input:
         "stamps/saliency.json",
+        keep_going,
         "runs/{run}/model.safetensors",
         "runs/{run}/result.json",
     output:
@@ -248,6 +261,7 @@ rule explanations:
 rule trial:
     input:
         "stamps/sweeps/{trial}.json",
+        keep_going,
         lambda wildcards: ancient(data_first(wildcards.trial.split("/")[1])),
         lambda wildcards: ancient(expand("runs/{run}/result.json", run=OWN_RUNS[wildcards.trial])),
     output:

@@ -339,13 +339,9 @@ def predict_jobs(jobs: dict[int, "Job"], wanted: list[Run], tried: list[Trial]) 
 
 
 def environment() -> dict[str, str]:
-    """Of Snakemake and its jobs: sqlib is found whether or not it is installed.
-
-    The Snakemake that makes a group of jobs on a node is not told what the profile says; it reads this one.
-    """
+    """Of Snakemake and its jobs: sqlib is found whether or not it is installed."""
     path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    inside = REPOSITORY / "profiles/slurm/inside"
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "SNAKEMAKE_PROFILE": str(inside)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def logged(log: Path) -> str:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import subprocess
 import sys
 import time
 
@@ -172,6 +173,16 @@ def dry_run(reports, *config):
     for job in driver.pending([str(part) for part in command], reports / "log").values():
         planned.setdefault(job.rule, []).append(job.target)
     return planned
+
+
+def test_the_slurm_profile_knows_the_rules_by_their_names_and_groups_all_that_train(tmp_path, monkeypatch):
+    """Snakemake says nothing of a group for a rule that there is not: its jobs would be submitted one by one."""
+    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile", "--list-rules"]
+    done = subprocess.run([*command, "--config", "study=paper"], capture_output=True, text=True, check=True)
+    rules = set(done.stdout.split())
+    grouped = {group.split("=")[0] for group in driver.load_profile("slurm")[1]["groups"]}
+    assert grouped == {rule for rule in rules if rule.startswith("train_")} | {"saliency", "trial"}
 
 
 def test_sweeps_are_planned_only_where_they_are_asked_for(tmp_path, monkeypatch):
