@@ -149,7 +149,7 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(study, cluster):
 def test_a_stopped_driver_takes_its_jobs_along_and_a_gpu_is_asked_for_where_one_is_configured(study, cluster, tmp_path):
     profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.yaml").read_text())
     (tmp_path / "config.yaml").write_text(
-        yaml.safe_dump({**profile, "set-resources": ["train_mnist_standard_first:gpu=1"]})
+        yaml.safe_dump({**profile, "set-resources": ["train_mnist_standard:gpu=1"]})
     )  # as the profile's last lines say
     log = study.unmake()
     log.unlink()
