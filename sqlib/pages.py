@@ -63,7 +63,7 @@ def render(
     body = _ADDRESS.sub(_plain_address, body)
     # A wide figure scrolls on a narrow screen, so the keyboard must reach it.
     body = re.sub(r"<figure\b(?![^>]*tabindex)", '<figure tabindex="0"', body)
-    body = with_file_links(body, Path(html).parent)
+    body = with_contents(with_file_links(body, Path(html).parent))
     page = render_page(
         "page.html.j2",
         title=title,
@@ -108,6 +108,39 @@ def with_file_links(page: str, folder: Path) -> str:
 
     page = re.sub(r'(<figure [^>]*?id="([^"]+)".*?)(</figcaption></figure>)', figure, page, flags=re.DOTALL)
     return re.sub(r'(<div class="table" id="([^"]+)".*?)</div>', table, page, flags=re.DOTALL)
+
+
+CONTENTS_FROM = 4
+"""How many parts a page has before it gets a list of them."""
+
+
+def with_contents(page: str) -> str:
+    """The page with a list of its parts (h2) before the first one, where there are `CONTENTS_FROM` or more of them.
+
+    Each gets an id made of its words to link to; one that has an id keeps it.
+    """
+    parts, used = [], set(re.findall(r'\sid="([^"]*)"', page))
+
+    def with_id(found: re.Match) -> str:
+        own = re.search(r'\sid="([^"]*)"', found[1])
+        words = re.sub(r"<[^>]+>", "", found[2]).strip()
+        if own:
+            name = own[1]
+        else:
+            stem = name = re.sub(r"[^a-z0-9]+", "-", entities.unescape(words).lower()).strip("-") or "part"
+            number = 1
+            while name in used:
+                number += 1
+                name = f"{stem}-{number}"
+            used.add(name)
+        parts.append(f'<li><a href="#{name}">{words}</a></li>')
+        return found[0] if own else f'<h2 id="{name}"{found[1]}>{found[2]}</h2>'
+
+    marked = re.sub(r"<h2\b([^>]*)>(.*?)</h2>", with_id, page, flags=re.DOTALL)
+    if len(parts) < CONTENTS_FROM:
+        return marked
+    contents = f'<nav class="contents" aria-label="On this page"><ul>{"".join(parts)}</ul></nav>'
+    return re.sub(r"<h2\b", lambda found: contents + found[0], marked, count=1)
 
 
 _ADDRESS = re.compile(r'(<[a-z][^<>]*?\s(?:href|src)=")([^"]*)"', re.IGNORECASE)

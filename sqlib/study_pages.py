@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ def time_limit(kind: str) -> float:
     if not 0 < seconds < math.inf:
         raise SqlibError(f"SQLIB_TIME_LIMIT={asked}: expected a number of seconds, more than 0")
     return seconds
+
+
+def _python() -> str:
+    """How a user calls this Python from the top of the repository: conda users have no `.venv`."""
+    return ".venv/bin/python" if Path(sys.prefix) == REPOSITORY / ".venv" else "python"
 
 
 def _run_words(study: Study, run: Run) -> str:
@@ -227,7 +233,7 @@ class Page:
 
     def facts(self) -> dict[str, str]:
         """What stands at the foot of the page: which run, the command that makes it, from what, when, on what."""
-        facts = {"Study": self.study.name, "Run it again": f".venv/bin/python -m sqlib {self.command}"}
+        facts = {"Study": self.study.name, "Run it again": f"{_python()} -m sqlib {self.command}"}
         origin = self._origin()
         if self.run is not None:
             facts["Run"] = self.run.id

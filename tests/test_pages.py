@@ -116,6 +116,17 @@ def test_page_keeps_what_the_notebook_shows(made):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
+def test_a_page_of_many_parts_lists_them():
+    parts = ["A <em>first</em>, &amp; last", "Again", "Again", "?"]
+    page = "<h1>Title</h1>" + "".join(f"<h2>{part}</h2><p>text</p>" for part in parts)
+    listed = pages.with_contents(page + '<h2 id="own">Own</h2><p id="again-2">taken</p>')
+    assert listed.index("<h1>") < listed.index("<nav") < listed.index("<h2")
+    assert re.findall(r'<h2 id="([^"]+)"', listed) == ["a-first-last", "again", "again-3", "part", "own"]
+    assert re.findall(r'href="#([^"]+)"', listed) == ["a-first-last", "again", "again-3", "part", "own"]
+    assert '<a href="#a-first-last">A first, &amp; last</a>' in listed
+    assert "<nav" not in pages.with_contents("<h2>One</h2><h2>Two</h2><h2>Three</h2>")
+
+
 def test_page_leaves_out_what_readers_do_not_need(made):
     text = made[0].read_text()
     assert ">a warning" not in text

@@ -117,3 +117,10 @@ def test_the_time_limit_of_a_notebook_can_be_set(monkeypatch):
         monkeypatch.setenv("SQLIB_TIME_LIMIT", wrong)
         with pytest.raises(SqlibError, match=f"SQLIB_TIME_LIMIT={wrong}: expected a number of seconds"):
             study_pages.time_limit("page")
+
+
+def test_a_page_names_the_python_it_was_made_with(monkeypatch):
+    monkeypatch.setattr(study_pages.sys, "prefix", str(REPOSITORY / ".venv"))
+    assert study_pages._python() == ".venv/bin/python"
+    monkeypatch.setattr(study_pages.sys, "prefix", "/opt/conda/envs/saliency")
+    assert study_pages._python() == "python"
