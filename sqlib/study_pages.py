@@ -131,7 +131,11 @@ class Page:
         return runs.reports_root() / self.study.name
 
     def execute(self, parameters: dict, required: list[Path], threads: int = 1, limit: float | None = None) -> None:
-        """Execute the notebook; if it fails, its page shows how far it came. SqlibError as `notebook.execute`."""
+        """Execute the notebook; if it fails, its page shows how far it came. SqlibError as `notebook.execute`.
+
+        Then nothing of `required`, and no result, is left, not even where the notebook wrote it before it failed (its kernel
+        can be killed in between): these files and a page are what says that a job is done.
+        """
         from sqlib.execution import execute
 
         parameters = {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()}
@@ -145,6 +149,8 @@ class Page:
         try:
             execute(source, self.notebook, parameters, timeout=limit, required=required, threads=threads)
         except SqlibError:
+            for path in required:
+                path.unlink(missing_ok=True)
             if self.notebook.exists():
                 self.render()
             raise

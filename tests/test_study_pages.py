@@ -26,17 +26,22 @@ def test_a_failed_notebook_still_gives_its_page(tmp_path, monkeypatch):
     monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
     page = Page.tables(load_study("smoke"))
     page.notebook.parent.mkdir(parents=True)
+    page.result.parent.mkdir()
+    csv = page.result.with_name("runs.csv")
     rendered = []
 
-    def fails(source, output, *_, **__):
+    def fails(source, output, *_, **__):  # as when the kernel is killed after its last act
         output.write_text("{}")
+        page.result.write_text("{}")
+        csv.write_text("a")
         raise SqlibError("cell 3: no")
 
     monkeypatch.setattr("sqlib.execution.execute", fails)
     monkeypatch.setattr(Page, "render", lambda self: rendered.append(self.html))
     with pytest.raises(SqlibError, match="cell 3"):
-        page.execute({}, [])
+        page.execute({}, [csv])
     assert rendered == [page.html]
+    assert not page.result.exists() and not csv.exists(), "or the failed page would be taken for finished"
 
 
 def test_a_page_says_what_it_was_made_from_also_when_it_is_rendered_later(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """At the end of a campaign: how many faults were tried, and how many survived; with RECORD=yes also in REPRODUCING.md."""
 
 import os
+import signal
 from datetime import UTC, datetime
 
 from pytest import ExitCode
@@ -9,6 +10,9 @@ from sqlib.config import REPOSITORY
 from sqlib.driver import duration
 from sqlib.readme import FAULTS, update_readme
 from sqlib.runs import provenance
+
+# A shell ignores Ctrl-C for what it starts in the background, and whatever that starts inherits it: not what is tried here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def counted(reports) -> dict[str, list[int]]:
