@@ -110,7 +110,7 @@ unlock: $(READY)  ## remove locks left by a killed run of STUDY (reproduce does 
 .venv/.uv: requirements-uv.txt
 	@$(PYTHON3) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and \
 	    "error: Python 3.11 to 3.13 is needed, %s is %d.%d: make PYTHON3=/path/to/python3.12" % (sys.executable, *v))'
-	@echo 'building .venv (once, about 90 s)'
+	@echo 'building .venv (once; 90 s on an idle machine with a fast network)'
 	@rm -rf .venv
 	@$(PYTHON3) -m venv .venv || { echo 'error: venv is missing (Debian: apt-get install python3-venv)' >&2; exit 1; }
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
@@ -126,6 +126,7 @@ bench-conda:
 
 .venv/.ready: .venv/.uv requirements.lock pyproject.toml
 	@rm -f $@
+	@echo 'downloading, checking and compiling what requirements.lock names, about 6 GB ...'
 	@.venv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock requirements-uv.txt
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
 	@touch $@

@@ -74,6 +74,8 @@ def compare_studies(study: Study, fresh: Path, published: Path) -> Report:
     """Compare every run of `study` under two folders of reports. SqlibError when nothing can be compared."""
     if not (published / "runs").is_dir():
         raise SqlibError(f"{published} holds no published results")
+    if not any((run.folder(fresh) / "result.json").exists() for run in study.runs()):
+        raise SqlibError(f"{fresh} holds no results yet: `make reproduce STUDY={study.name}` makes them")
     rows, missing, alike, loose, every = [], {}, [], [], []
     for run in study.runs():
         try:

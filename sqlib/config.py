@@ -415,6 +415,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SqlibError(f"{shown}: no such file{nearest(path.stem, known)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SqlibError(f"{shown}: cannot be read: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        where = f"line {at.line + 1}, column {at.column + 1}: " if at else ""
+        raise SqlibError(f"{shown}: not valid YAML: {where}{short(error.problem or error)}") from None
     except yaml.YAMLError as error:
         raise SqlibError(f"{shown}: not valid YAML: {short(error)}") from None
     # What PyYAML lets through: values that are not what their tag or look says (!!int "", 2026-99-99), deep nesting.
@@ -451,6 +455,9 @@ def load_study(name: str, params: Path | None = None) -> Study:
     params = Path(params or PARAMS)
     check_name("study", name)
     path = params / f"{name}.yaml"
+    if not path.exists():
+        known = sorted(p.stem for p in params.glob("*.yaml") if p.stem != "claims")  # those are rules, no study
+        raise SqlibError(f"{shown_path(path)}: no such file{nearest(name, known)}")
     content = read_yaml(path)
     if "name" in content:
         raise SqlibError(f"{shown_path(path)}: unknown key 'name': a study is called after its file")
