@@ -210,9 +210,7 @@ def prepare(study: Study, reports: Path) -> list[str]:
             for name in ("model.safetensors", "per_image.safetensors", "result.json", runs.PACKED, "train.html"):
                 if (folder / name).exists():
                     os.utime(folder / name)
-        if not fault and not (
-            (folder / runs.PACKED).exists() and newer(folder / "train.html", folder / "notebook.ipynb")
-        ):
+        if not fault and not (runs.is_packed(folder) and newer(folder / "train.html", folder / "notebook.ipynb")):
             (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
     for trial in trials_of(study):
         settle(trial, reports)

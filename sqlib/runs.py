@@ -264,18 +264,26 @@ def pack_run(folder: Path, again: bool = False) -> Path:
 
     Nothing is done when the one there is whole and newer than the result, unless it is to be made `again`.
     """
-    from sqlib.deploy import pack, read_packed
+    from sqlib.deploy import pack
 
     folder = Path(folder)
     packed = folder / PACKED
     if not (folder / "model.safetensors").exists():
         return packed  # a published run: there is nothing to pack
-    if not again and packed.exists() and packed.stat().st_mtime >= (folder / "result.json").stat().st_mtime:
-        with contextlib.suppress(SqlibError):
-            read_packed(packed)
-            return packed
-    pack(load_model(folder), packed)
+    if again or not is_packed(folder):
+        pack(load_model(folder), packed)
     return packed
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a run's `packed.safetensors` is there, whole, and not older than its result. Takes a millisecond or two."""
+    from sqlib.deploy import read_packed
+
+    packed, result = Path(folder) / PACKED, Path(folder) / "result.json"
+    with contextlib.suppress(SqlibError, OSError):
+        read_packed(packed)
+        return packed.stat().st_mtime >= result.stat().st_mtime
+    return False
 
 
 def load_per_image(folder: Path) -> dict[str, "torch.Tensor"]:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import shutil
 import subprocess
 import time
 
@@ -237,3 +239,17 @@ def test_an_interrupted_training_is_not_saved(study, tmp_path):
     with pytest.raises(SqlibError, match=r"interrupted after epoch 1 of 3: nothing is saved"):
         runs.save_run(tmp_path / "run", run, None, [{"epoch": 1}], {}, {}, {}, time.time())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_packed_model_counts_only_whole_and_not_older_than_its_result(tmp_path):
+    published = REPOSITORY / "reports/reference/runs/mnist/lenet/w2a2/standard/seed0"
+    assert not runs.is_packed(tmp_path)
+    for name in ("result.json", runs.PACKED):
+        shutil.copyfile(published / name, tmp_path / name)
+    os.utime(tmp_path / "result.json", (1e9, 1e9))
+    assert runs.is_packed(tmp_path)
+    os.utime(tmp_path / runs.PACKED, (1e9 - 1, 1e9 - 1))
+    assert not runs.is_packed(tmp_path)
+    data = (tmp_path / runs.PACKED).read_bytes()
+    (tmp_path / runs.PACKED).write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    assert not runs.is_packed(tmp_path)
