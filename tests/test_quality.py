@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -181,9 +182,11 @@ def test_what_is_known_already_changes_no_value(method, study, make_setup, blobs
     targets = predict(model, images).argmax(dim=1)
     how = (method, "unclipped")
     moved = robustness.sensitivity(model, images[:3], targets[:3], *how, seed=0)
-    assert torch.equal(values[f"{method}/unclipped/sensitivity"].nan_to_num(-1), moved.nan_to_num(-1))
+    # Batches of other sizes may be added up in another order: equal to the last bit on some processors, close on all.
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-4, equal_nan=True, check_dtype=False)
+    close(values[f"{method}/unclipped/sensitivity"], moved)
     similar = sanity.randomisation(model, images[:4], targets[:4], *how, 0).spearman[-1]
-    assert torch.equal(values[f"{method}/unclipped/sanity_spearman"].nan_to_num(-2), similar.nan_to_num(-2))
+    close(values[f"{method}/unclipped/sanity_spearman"], similar)
     maps = saliency_map(model, images, targets, *how)[:66]
     for fill in faithfulness.FILLS:
         for direction in faithfulness.DIRECTIONS:
@@ -191,4 +194,6 @@ def test_what_is_known_already_changes_no_value(method, study, make_setup, blobs
             right = faithfulness.still_right(model, images[:66], labels[:66], order, fill, direction)
             areas = faithfulness.areas(right).masked_fill(metrics.dead(maps), torch.nan)
             found = values[f"{method}/unclipped/{direction}_{fill}_auc"]
-            assert torch.equal(found.nan_to_num(-1), areas.to(found).nan_to_num(-1))
+            assert torch.equal(found.isnan(), areas.isnan())
+            # Two pixels that are as good as equal may change places, and one image its answer at one step with them.
+            assert (found - areas.to(found)).nan_to_num().abs().mean() < 2e-3
