@@ -62,7 +62,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 # JupyterLab asks for no news and looks for no updates: nothing here needs a network.
 lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/notebooks/.jupyter$(if $(JUPYTER_CONFIG_PATH),:$(JUPYTER_CONFIG_PATH))
 
-test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (15 minutes at most on two cores)
+test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (about 17 minutes on two cores)
 	@$(PYTHON) -m pytest -rs
 
 test-faults: $(READY)  ## kill and damage a small study in every way we know, and see it made whole (half an hour; SAMPLE=yes FAULTS=3 for minutes; RECORD=yes writes the figures)
