@@ -184,10 +184,9 @@ def test_nothing_to_compare_is_an_error(tmp_path):
     published = write(tmp_path / "p", seeds)
     with pytest.raises(SqlibError, match="none holds no results yet: `make reproduce STUDY=smoke` makes them"):
         check.compare_studies(STUDY, tmp_path / "none", published)
-    alone = STUDY.runs()[0].folder(published)
-    alone.rename(tmp_path / "fresh")
-    STUDY.runs()[0].folder(tmp_path / "one").parent.mkdir(parents=True)
-    (tmp_path / "fresh").rename(STUDY.runs()[0].folder(tmp_path / "one"))
+    one = STUDY.runs()[0]
+    one.folder(tmp_path / "one").parent.mkdir(parents=True)
+    one.folder(published).rename(one.folder(tmp_path / "one"))
     with pytest.raises(
         SqlibError, match=r"no run of study 'smoke' can be compared .*not published: 1, not made yet: 23"
     ):

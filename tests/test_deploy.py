@@ -319,7 +319,8 @@ def test_the_checksum_is_the_documented_one(trained):
 
 @pytest.mark.parametrize(("network", "setup", "count"), [*CASES, ("lenet5", "half", 1_000), ("lenet", "fp32", 1_000)])
 def test_onnx_equals_the_trained_model(trained, mnist, tmp_path, network, setup, count):
-    runtime = pytest.importorskip("onnxruntime")
+    import onnxruntime as runtime
+
     model, packed = trained(network, setup)
     images = data.to_float(mnist.test_images[:count])
     expected = predict(model, images).numpy()
@@ -335,7 +336,8 @@ def test_onnx_equals_the_trained_model(trained, mnist, tmp_path, network, setup,
 
 
 def test_onnx_types_are_the_smallest(trained, tmp_path):
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     onnx_export.export_onnx(trained("lenet", "mixed")[0], tmp_path / "model.onnx")
     proto = onnx.load(tmp_path / "model.onnx")
     types = {item.name: onnx.TensorProto.DataType.Name(item.data_type) for item in proto.graph.initializer}

@@ -2,7 +2,6 @@
 
 import json
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -181,19 +180,23 @@ def test_what_is_known_already_changes_no_value(method, study, make_setup, blobs
     images, labels = to_float(blobs.test_images[:70]), blobs.test_labels[:70]
     targets = predict(model, images).argmax(dim=1)
     how = (method, "unclipped")
-    moved = robustness.sensitivity(model, images[:3], targets[:3], *how, seed=0)
-    # Batches of other sizes may be added up in another order: equal to the last bit on some processors, close on all.
-    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-4, equal_nan=True, check_dtype=False)
-    close(values[f"{method}/unclipped/sensitivity"], moved)
-    similar = sanity.randomisation(model, images[:4], targets[:4], *how, 0).spearman[-1]
-    close(values[f"{method}/unclipped/sanity_spearman"], similar)
-    maps = saliency_map(model, images, targets, *how)[:66]
+    maps = saliency_map(model, images, targets, *how)
+    # A processor may add up a batch of another size in another order. So a map that is handed on must be the one that a
+    # batch of its own gives but for that, and what is made of it the same to the last bit.
+    for few in (3, 4):
+        if (known := quality.first(maps, few, method)) is not None:
+            torch.testing.assert_close(known, saliency_map(model, images[:few], targets[:few], *how))
+    known = quality.first(maps, 3, method)
+    moved = robustness.sensitivity(model, images[:3], targets[:3], *how, seed=0, maps=known)
+    assert torch.equal(values[f"{method}/unclipped/sensitivity"].nan_to_num(-1), moved.nan_to_num(-1))
+    known = quality.first(maps, 4, method)
+    similar = sanity.randomisation(model, images[:4], targets[:4], *how, 0, maps=known).spearman[-1]
+    assert torch.equal(values[f"{method}/unclipped/sanity_spearman"].nan_to_num(-2), similar.nan_to_num(-2))
+    maps = maps[:66]
     for fill in faithfulness.FILLS:
         for direction in faithfulness.DIRECTIONS:
             order = metrics.salient_order(maps)
             right = faithfulness.still_right(model, images[:66], labels[:66], order, fill, direction)
             areas = faithfulness.areas(right).masked_fill(metrics.dead(maps), torch.nan)
             found = values[f"{method}/unclipped/{direction}_{fill}_auc"]
-            assert torch.equal(found.isnan(), areas.isnan())
-            # Two pixels that are as good as equal may change places, and one image its answer at one step with them.
-            assert (found - areas.to(found)).nan_to_num().abs().mean() < 2e-3
+            assert torch.equal(found.nan_to_num(-1), areas.to(found).nan_to_num(-1))

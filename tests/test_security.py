@@ -80,19 +80,20 @@ def test_the_scan_finds_what_it_is_for(code):
 
 
 WHERE = """from pathlib import Path
-import json, os, stat
+import json, os, stat, sys
 from ipykernel.connect import get_connection_file, get_connection_info
 info = get_connection_info(unpack=True)
-inodes = {os.stat(f"/proc/self/fd/{fd}").st_ino for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
-tcp = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]]
-listening = [row[1] for row in tcp if row[3] == "0A" and int(row[9]) in inodes]
+listening = []
+if sys.platform == "linux":  # elsewhere nothing tells a process's own sockets
+    inodes = {os.stat(f"/proc/self/fd/{fd}").st_ino for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+    tcp = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]]
+    listening = [row[1] for row in tcp if row[3] == "0A" and int(row[9]) in inodes]
 place = os.stat(os.path.dirname(info["ip"]))
 keys = {"transport": info["transport"], "key": len(info["key"]), "tcp": listening, "mode": stat.S_IMODE(place.st_mode)}
 keys["file"] = stat.S_IMODE(os.stat(get_connection_file()).st_mode)
 Path(out).write_text(json.dumps(keys))"""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_kernel_listens_on_sockets_that_only_its_user_reaches(tmp_path):
     notebook, out = make(tmp_path, WHERE), tmp_path / "where.json"
     execute(notebook, tmp_path / "done.ipynb", {"out": out}, 60, required=[out])

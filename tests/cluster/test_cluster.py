@@ -40,21 +40,22 @@ MICRO = {
 class Study:
     """A study with parameters and reports of its own, made on a cluster."""
 
-    def __init__(self, root: Path, cluster: Cluster, **changes):
-        self.cluster, self.params, self.reports = cluster, root / "params", root / "reports" / NAME
+    def __init__(self, root: Path, cluster: Cluster, name: str = NAME, **changes):
+        self.cluster, self.name = cluster, name
+        self.params, self.reports = root / "params", root / "reports" / name
         shutil.copytree(REPOSITORY / "params", self.params)
         (self.params / "micro.yaml").write_text(yaml.safe_dump({**MICRO, **changes}))
         self.environment = {**os.environ, "SQLIB_PARAMS": str(self.params), "SQLIB_REPORTS": str(root / "reports")}
 
     def start(self, profile: str = "slurm") -> subprocess.Popen:
-        command = [sys.executable, "-m", "sqlib", "reproduce", NAME, "--profile", profile, "--cores", "1"]
+        command = [sys.executable, "-m", "sqlib", "reproduce", self.name, "--profile", profile, "--cores", "1"]
         return subprocess.Popen(
             [*self.cluster.inside(), *command], env=self.environment, cwd=REPOSITORY, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     def assert_whole(self) -> None:
-        for run in load_study(NAME, self.params).runs():
+        for run in load_study(self.name, self.params).runs():
             folder = run.folder(self.reports)
             assert runs.fault(folder) is None
             assert (folder / "train.html").exists() and (folder / runs.PACKED).exists()
@@ -64,7 +65,7 @@ class Study:
 
     def unmake(self) -> Path:
         """Take away one run's result; its log."""
-        run = load_study(NAME, self.params).runs()[0]
+        run = load_study(self.name, self.params).runs()[0]
         (run.folder(self.reports) / "result.json").unlink()
         return self.reports / "logs" / run.id / "train.log"
 
@@ -126,7 +127,7 @@ def test_only_what_is_small_runs_on_the_login_node(study):
     alone = re.findall(r"^rule (\S+):", study.log, flags=re.MULTILINE)
     assert len(numbers) == len(groups) + len(alone)
     trained = re.findall(r"^ +rule train_", study.log, flags=re.MULTILINE)
-    assert len(trained) == len(load_study(NAME, study.params).runs()), "the runs were not grouped"
+    assert len(trained) == len(load_study(study.name, study.params).runs()), "the runs were not grouped"
 
 
 def test_the_same_command_goes_on_after_the_driver_was_killed(study, cluster):
@@ -164,15 +165,14 @@ def test_a_stopped_driver_takes_its_jobs_along_and_a_gpu_is_asked_for_where_one_
     assert not [job for job in cluster.jobs() if job["state"] in ("RUNNING", "PENDING")]
 
 
-@pytest.mark.skipif(NAME != "micro", reason="of the micro study only")
 def test_a_run_that_fails_does_not_take_along_the_others_of_its_group(cluster, tmp_path):
     """Behind a clip of 10,000 every activation rounds to 0, and nothing is learned at 2 bits; fp32 has no clip."""
     profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.yaml").read_text())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**profile, "retries": 0}))
     training = {**MICRO["training"], "clip": {"start": 1e4}}
-    study = Study(tmp_path / "study", cluster, setups=["w2a2", "fp32"], seeds=[0], training=training)
+    study = Study(tmp_path / "study", cluster, "micro", setups=["w2a2", "fp32"], seeds=[0], training=training)
     said = study.start(str(tmp_path)).communicate(timeout=600)[0]
-    bad, good = load_study(NAME, study.params).runs()
+    bad, good = load_study(study.name, study.params).runs()
     assert f"FAILED train {bad.id}: " in said and "training has failed: after epoch" in said
     assert "failed: 1 job" in said and f"FAILED train {good.id}" not in said
     assert runs.fault(good.folder(study.reports)) is None
