@@ -85,7 +85,8 @@ from ipykernel.connect import get_connection_file, get_connection_info
 info = get_connection_info(unpack=True)
 listening = []
 if sys.platform == "linux":  # elsewhere nothing tells a process's own sockets
-    inodes = {os.stat(f"/proc/self/fd/{fd}").st_ino for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+    descriptors = [path for path in Path("/proc/self/fd").iterdir() if path.exists()]
+    inodes = {path.stat().st_ino for path in descriptors}
     tcp = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]]
     listening = [row[1] for row in tcp if row[3] == "0A" and int(row[9]) in inodes]
 place = os.stat(os.path.dirname(info["ip"]))
