@@ -7,7 +7,7 @@ PYTHON3 ?= python3
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test test-faults test-cluster lint bench bench-conda scale elsewhere profile lock clean distclean unlock
+.PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test test-faults test-cluster lint bench bench-gpu bench-conda scale elsewhere profile lock clean distclean unlock
 
 # What these start ends with make, however make ends.
 smoke reproduce sweeps: export SQLIB_MADE_BY_MAKE = 1
@@ -77,6 +77,9 @@ lint: $(READY)  ## check style and formatting
 
 bench: $(READY) $(BENCH)  ## measure how fast training is, against its targets: benchmarks/results.json (two idle cores, minutes)
 	@$(PYTHON) benchmarks/run.py
+
+bench-gpu: $(READY)  ## measure epochs on an NVIDIA GPU: benchmarks/gpu.json (a machine with one, 4 minutes)
+	@$(PYTHON) benchmarks/gpu.py
 
 scale: $(READY)  ## measure how cost grows with batch, width, runs and cores: benchmarks/scale.json (idle machine, half an hour)
 	@$(PYTHON) benchmarks/scale.py

@@ -297,7 +297,9 @@ def fetch(name: str, root: str | Path | None = None, log: Callable[[str], None] 
         raise cannot_write(folder, error, NO_ROOM) from None
 
     failures = []
-    for label, source in sources(spec, folder):
+    for number, (label, source) in enumerate(sources(spec, folder)):
+        if number > 0:  # not for the user's own folder: what follows can take a while
+            log(f"{name}: fetching from {label} ...")
         start, had, reason = time.monotonic(), len(missing), None
         try:
             for key, data in source(spec, list(missing)):

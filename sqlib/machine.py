@@ -1,11 +1,14 @@
 """What depends on the machine and not on the study: its GPU, its arithmetic units, and how its memory is handled."""
 
+import contextlib
 import ctypes
 import functools
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sqlib.config import SqlibError
 
@@ -41,6 +44,63 @@ def prepare(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+
+
+class Replayed:
+    """A function of one tensor on a GPU: computed step by step `warm` times, then captured as a CUDA graph and replayed.
+
+    A training step is hundreds of small kernels, and to launch them one by one takes ten times as long as to compute them.
+    The function is given the same tensor each time, with other values; what it computes must depend on nothing else that
+    changes but tensors, and it must not wait for the GPU. Replaying gives the same bits (`make bench-gpu` tries it).
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], tuple[Tensor, ...]],
+        argument: Tensor,
+        generators: Sequence[torch.Generator],
+        warm: int = 3,
+    ):
+        """generators: those of the GPU that the function draws from, besides the default one."""
+        self.function, self.argument, self.generators, self.warm = function, argument, generators, warm
+        self.graph = None
+
+    def __call__(self, argument: Tensor) -> tuple[Tensor, ...]:
+        """The function of `argument`, which has the shape and type of the first one; the results are the caller's to keep."""
+        self.argument.copy_(argument)
+        if self.warm > 0:  # in these the libraries choose their kernels and take their memory
+            self.warm -= 1
+            with aside(self.argument.device):
+                return self.function(self.argument)
+        if self.graph is None:
+            self.graph, self.results = capture(lambda: self.function(self.argument), self.generators)
+        self.graph.replay()
+        return tuple(result.clone() for result in self.results)
+
+
+def replayed(function: Callable, argument: Tensor, generators: Sequence[torch.Generator]) -> Callable:
+    """The function as it is fastest where its argument is: `Replayed` on a GPU, as it is on a processor."""
+    return Replayed(function, argument, generators) if argument.is_cuda else function
+
+
+@contextlib.contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """On a stream of its own, as what is captured later must not have been on the default one."""
+    now, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(now)
+    with torch.cuda.stream(side):
+        yield
+    now.wait_stream(side)
+
+
+def capture(function: Callable[[], tuple[Tensor, ...]], generators: Sequence[torch.Generator]):
+    """(graph, where its results will be): what the function launches, recorded and not computed."""
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        results = function()
+    return graph, results
 
 
 @functools.cache

@@ -203,5 +203,5 @@ def area_under(curve: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> float
 
 def areas_under(curves: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> Tensor:
     """(N,) `area_under` of each of the curves (N, len(fractions))."""
-    x = torch.tensor(fractions, dtype=torch.float64)
+    x = torch.tensor(fractions, dtype=torch.float64, device=curves.device)
     return torch.trapezoid(curves.double(), x) / (x[-1] - x[0])

@@ -273,8 +273,8 @@ class _Convolve(torch.autograd.Function):
         needs_x = ctx.needs_input_grad[0] and (_wanted.inputs or not ctx.first)
         needs_weight = ctx.needs_input_grad[1] and _wanted.parameters
         grad_x = grad_weight = None
-        if needs_x and x_codes.shape[1] == 1:
-            # With one input channel the library's kernel is much slower than this.
+        if needs_x and x_codes.shape[1] == 1 and grad.is_cpu:
+            # With one input channel the processor's library is much slower than this.
             grad_x, needs_x = _one_channel_input_gradient(grad, weight, x_codes.shape, ctx.padding), False
         if needs_x or needs_weight:
             p = [ctx.padding, ctx.padding]

@@ -13,6 +13,7 @@ START, END = "<!-- results: made by `make publish`, not by hand -->", "<!-- end 
 ELSEWHERE = "<!-- elsewhere: made by `make elsewhere`, not by hand -->", "<!-- end of elsewhere -->"
 BENCHMARKS = "<!-- benchmarks: made by `make bench`, not by hand -->", "<!-- end of benchmarks -->"
 
+GPU = "<!-- gpu: made by `make bench-gpu`, not by hand -->", "<!-- end of gpu -->"
 FAULTS = "<!-- faults: made by `make test-faults RECORD=yes`, not by hand -->", "<!-- end of faults -->"
 EXPECTED = "<!-- expected: made by `make publish`, not by hand -->", "<!-- end of expected -->"
 EXPECTED_METRICS = {

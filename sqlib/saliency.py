@@ -139,7 +139,10 @@ def _attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str) -
     with torch.no_grad():
         window = (images.shape[1], OCCLUSION_WINDOW, OCCLUSION_WINDOW)
         strides = (images.shape[1], OCCLUSION_STRIDE, OCCLUSION_STRIDE)
-        return Occlusion(model).attribute(images, window, strides=strides, baselines=0, target=targets)
+        together = max(1, BATCH // len(images))  # covered copies of an image: a few images fill a batch, too
+        return Occlusion(model).attribute(
+            images, window, strides=strides, baselines=0, target=targets, perturbations_per_eval=together
+        )
 
 
 def explain_pass(logits: Tensor, images: Tensor, targets: Tensor, score: str, keep: bool = False) -> Tensor:

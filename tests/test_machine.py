@@ -1,10 +1,13 @@
 """What sqlib knows of the machine, and the precision that follows from it."""
 
+import contextlib
+
 import pytest
 import torch
 
 from sqlib import machine, train
-from sqlib.config import SqlibError, Training, validate
+from sqlib.config import Evaluation, Run, SqlibError, Training, load_setup, validate
+from sqlib.data import Dataset
 from sqlib.models import build_model, computing_in
 from sqlib.quant import QuantConv2d
 
@@ -120,3 +123,72 @@ def test_float32_stays_float32_and_threads_are_as_asked():
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+# ---------------------------------------------------------------------------------------------------------- replay
+
+
+class Graph:
+    """Stands for a CUDA graph: computes nothing when it is captured, and everything when it is replayed."""
+
+    def __init__(self, function):
+        self.function, self.results = function, []
+
+    def replay(self):
+        self.results[:] = self.function()
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that `Replayed` captures, where nothing can be captured."""
+    captured = []
+
+    def capture(function, generators):
+        captured.append(Graph(function))
+        return captured[-1], captured[-1].results
+
+    monkeypatch.setattr(machine, "capture", capture)
+    monkeypatch.setattr(machine, "aside", lambda device: contextlib.nullcontext())
+    return captured
+
+
+def test_a_function_is_captured_once_and_replayed_on_the_values_of_each_call(graphs):
+    total = torch.zeros(2)
+
+    def function(argument):
+        total.add_(argument)
+        return (total,)
+
+    replayed = machine.Replayed(function, torch.zeros(2), (), warm=2)
+    kept = [replayed(torch.full((2,), float(i)))[0] for i in range(5)]
+    assert len(graphs) == 1
+    assert [float(result[0]) for result in kept[2:]] == [3, 6, 10]  # each call keeps its own
+    with pytest.raises(RuntimeError):
+        replayed(torch.zeros(3))
+
+
+def test_training_with_replayed_steps_is_the_same_to_the_bit(graphs, monkeypatch):
+    run = Run(
+        dataset="mnist",
+        network="lenet5",
+        setup=load_setup("w4a4"),
+        training="saliency_guided",
+        seed=0,
+        epochs=2,
+        threads=1,
+        parameters=Training(batch_size=30, images=200, validation_images=50, shift=1),  # the last batch is smaller
+        evaluation=Evaluation(),
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (300, 28, 28), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(300) % 10
+    classes = tuple("0123456789")
+    data = Dataset("mnist", "MNIST", classes, images, labels, images[:100], labels[:100], images[:10], labels[:10], {})
+    plain, history = train.fit(run, data)
+    assert not graphs
+    monkeypatch.setattr(train, "replayed", machine.Replayed)
+    other, replayed_history = train.fit(run, data)
+    assert len(graphs) == 1
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True))
+    assert [e["train_loss"] for e in history] == [e["train_loss"] for e in replayed_history]
+    assert [e["train_accuracy"] for e in history] == [e["train_accuracy"] for e in replayed_history]

@@ -197,6 +197,15 @@ def test_deletion_fills_with_the_corner():
     assert curve.tolist() == [1] * 10
 
 
+def test_measurements_stay_on_their_device():
+    # As on a GPU: "meta" tensors cannot be mixed with the processor's.
+    maps, images = torch.rand(3, 28, 28, device="meta"), torch.rand(3, 1, 28, 28, device="meta")
+    for measure in (metrics.dead, metrics.gini, metrics.entropy, metrics.total_variation, metrics.salient_order):
+        assert measure(maps).is_meta
+    assert metrics.foreground_lift(maps, images).is_meta
+    assert metrics.areas_under(torch.rand(2, 10, device="meta")).is_meta
+
+
 def test_area_under_by_hand():
     assert metrics.area_under(torch.full((10,), 0.7)) == pytest.approx(0.7)
     assert metrics.area_under(torch.tensor([1.0, 0.0]), (0.0, 0.5)) == pytest.approx(0.5)
