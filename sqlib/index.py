@@ -226,7 +226,7 @@ def _run_grid(study: Study, title: str, dataset: str, network: str, reports: Pat
             line = {"setup": setup.name, "training": training_title(training)}
             for run in runs:
                 accuracy = _of(results, dataset, network, setup.name, training).set_index("seed")["test_accuracy"]
-                text = f"{accuracy[run.seed] * 100:.2f} %" if run.seed in accuracy.index else "not finished"
+                text = f"{accuracy[run.seed] * 100:.2f}\u00a0%" if run.seed in accuracy.index else "not finished"
                 line[f"seed {run.seed}"] = link(run, "train.html", text, f"training of {what} seed {run.seed}")
             for run in runs:
                 if (run.folder(reports) / "saliency.html").exists():

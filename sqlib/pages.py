@@ -64,6 +64,7 @@ def render(
     # A wide figure scrolls on a narrow screen, so the keyboard must reach it.
     body = re.sub(r"<figure\b(?![^>]*tabindex)", '<figure tabindex="0"', body)
     body = with_contents(with_file_links(body, Path(html).parent))
+    body = with_subject(body, title)
     page = render_page(
         "page.html.j2",
         title=title,
@@ -78,6 +79,13 @@ def render(
     )
     write_atomically(Path(html), page.encode())
     check_size(html)
+
+
+def with_subject(page: str, title: str) -> str:
+    """The page with its title in its heading, behind the question that other pages may ask, too."""
+    from markupsafe import escape
+
+    return page.replace("</h1>", f' <span class="subject">{escape(title)}</span></h1>', 1)
 
 
 _KINDS = {"figures": ("svg", "pdf"), "tables": ("csv", "md", "tex")}

@@ -96,7 +96,7 @@ def test_page_says_what_it_is(made):
     assert page.all("html") == [{"lang": "en"}]
     assert "<title>A &lt;b&gt;title&lt;/b&gt; · Study</title>" in text
     assert len(page.all("h1")) == 1
-    assert "What does a bit cost?</h1>" in text
+    assert 'What does a bit cost? <span class="subject">A &lt;b&gt;title&lt;/b&gt;</span></h1>' in text
     assert "Run it again</dt><dd><code>make &#39;x&#39; &lt;y&gt;</code></dd>" in text
     assert {"rel": "prev", "href": "a.html"} in page.all("a")
     assert {"rel": "next", "href": "b.html"} in page.all("a")
