@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -127,6 +127,19 @@ def _check_parameters(notebook: Path, parameters: dict) -> None:
             raise SqlibError(f"{notebook.name}: unknown parameter '{name}'{nearest(name, sorted(known))}")
 
 
+def alone_with_its_gpu(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, in which a second or later GPU that is asked for (`SQLIB_DEVICE=cuda:1`) is the only one there is.
+
+    So it is the current device, too, on which CUDA graphs are captured.
+    """
+    found = re.fullmatch(r"cuda:(\d+)", environment.get("SQLIB_DEVICE", ""))
+    if not found:
+        return dict(environment)
+    number, seen = int(found[1]), environment.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number)] if seen is None else seen.split(",")[number : number + 1]
+    return {**environment, "CUDA_VISIBLE_DEVICES": names[0] if names else "", "SQLIB_DEVICE": "cuda"}
+
+
 def _kernel_manager(scratch: Path, folder: Path, threads: int):
     """(a kernel manager class for one run, the list of its instances).
 
@@ -141,7 +154,7 @@ def _kernel_manager(scratch: Path, folder: Path, threads: int):
     path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     limit = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
     environment = {
-        **os.environ,
+        **alone_with_its_gpu(os.environ),
         "SQLIB_UNWATCHED": "1",  # nobody sees what is drawn and replaced before the notebook has ended
         **limit,
         "IPYTHONDIR": str(scratch / "ipython"),

@@ -23,6 +23,7 @@ from sqlib import quant, runs, train
 from sqlib.config import REPOSITORY, load_setup
 from sqlib.machine import bfloat16_units, replayed
 from sqlib.models import build_model
+from sqlib.readme import GPU
 from sqlib.saliency import explain_pass, mask_least_salient
 
 
@@ -244,6 +245,14 @@ def test_inside_step_by_step_nothing_is_replayed():
     with gpu.step_by_step():
         assert train.replayed("the function", None, ()) == "the function"
     assert train.replayed is replayed
+
+
+def test_what_the_readme_says_of_the_gpu_is_what_was_measured():
+    results = json.loads(gpu.OUTPUT.read_text())
+    start, end = GPU
+    shown = (REPOSITORY / "README.md").read_text().split(start)[1].split(end)[0]
+    assert shown.strip() == gpu.table(results).strip()
+    assert set(results["furthest_weight"].values()) == {0.0}  # "the same bits"
 
 
 def test_the_table_of_the_gpu_says_what_was_met_and_what_differs():

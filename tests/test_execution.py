@@ -12,6 +12,7 @@ import nbformat
 import nbformat.v4 as v4
 import pytest
 
+from sqlib import execution
 from sqlib.config import REPOSITORY, SqlibError
 from sqlib.execution import execute
 
@@ -132,3 +133,18 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_gpu_that_is_asked_for_is_the_only_one_a_notebook_sees():
+    def seen(device, visible=None):
+        given = {"PATH": "/bin", "SQLIB_DEVICE": device} | (
+            {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+        )
+        made = execution.alone_with_its_gpu(given)
+        assert made["PATH"] == "/bin" and given["SQLIB_DEVICE"] == device
+        return made["SQLIB_DEVICE"], made.get("CUDA_VISIBLE_DEVICES")
+
+    assert seen("cpu") == ("cpu", None) and seen("cuda") == ("cuda", None) and seen("gpu", "3") == ("gpu", "3")
+    assert seen("cuda:1") == ("cuda", "1") and seen("cuda:0") == ("cuda", "0")
+    assert seen("cuda:1", "4,6,7") == ("cuda", "6") and seen("cuda:2", "GPU-a,GPU-b,GPU-c") == ("cuda", "GPU-c")
+    assert seen("cuda:5", "4,6") == ("cuda", "")  # not there: then there is none, and `machine.device` says so

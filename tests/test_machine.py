@@ -131,8 +131,8 @@ def test_float32_stays_float32_and_threads_are_as_asked():
 class Graph:
     """Stands for a CUDA graph: computes nothing when it is captured, and everything when it is replayed."""
 
-    def __init__(self, function):
-        self.function, self.results = function, []
+    def __init__(self, function, generators):
+        self.function, self.generators, self.results = function, generators, []
 
     def replay(self):
         self.results[:] = self.function()
@@ -144,7 +144,7 @@ def graphs(monkeypatch):
     captured = []
 
     def capture(function, generators):
-        captured.append(Graph(function))
+        captured.append(Graph(function, generators))
         return captured[-1], captured[-1].results
 
     monkeypatch.setattr(machine, "capture", capture)
@@ -188,7 +188,8 @@ def test_training_with_replayed_steps_is_the_same_to_the_bit(graphs, monkeypatch
     assert not graphs
     monkeypatch.setattr(train, "replayed", machine.Replayed)
     other, replayed_history = train.fit(run, data)
-    assert len(graphs) == 1
+    (graph,) = graphs
+    assert [generator.initial_seed() for generator in graph.generators] == [1, 2]  # all that a step draws from
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True))
     assert [e["train_loss"] for e in history] == [e["train_loss"] for e in replayed_history]
     assert [e["train_accuracy"] for e in history] == [e["train_accuracy"] for e in replayed_history]
