@@ -24,10 +24,9 @@ from sqlib.machine import device_name, prepare
 from sqlib.models import predict
 from sqlib.readme import GPU, update_readme
 from sqlib.runs import load_model, provenance
-from timing import summary
+from timing import FEWEST_REPEATS, summary
 
 OUTPUT = Path(__file__).with_name("gpu.json")
-FEWEST_REPEATS = 9
 STUDY, LARGE = 64, 512
 TARGETS = {("fp32", "standard"): 0.5, ("w4a4", "saliency_guided"): 1.0}
 """Seconds an epoch may take on a card like the H200."""
@@ -37,7 +36,7 @@ CASES = tuple((setup, training) for training in ("standard", "saliency_guided") 
 
 def make_run(setup: str, training: str, epochs: int, batch: int = STUDY, images: int = 55_000) -> Run:
     """The paper study's seed-0 run on MNIST, with this many epochs and images and this batch size."""
-    (run,) = (run for run in load_study("paper").runs() if run.id == f"mnist/lenet/{setup}/{training}/seed0")
+    run = load_study("paper").run(f"mnist/lenet/{setup}/{training}/seed0")
     parameters = run.parameters.model_copy(update={"batch_size": batch, "images": images})
     return run.model_copy(update={"epochs": epochs, "parameters": parameters})
 
@@ -82,14 +81,14 @@ def furthest_weight(run: Run, data: Dataset, device: torch.device) -> float:
 def answers(data: Dataset, device: torch.device) -> dict[str, dict]:
     """What the published seed-0 networks answer to MNIST's test images here and on the GPU: by setup, how many differ, and
     the largest difference of a logit."""
-    images, found = to_float(data.test_images), {}
-    for run in load_study("paper").runs():
-        if run.id.startswith("mnist/lenet/") and run.id.endswith("/standard/seed0"):
-            model = load_model(run.folder(REPOSITORY / "reports/reference"))
-            here = predict(model, images)
-            there = predict(model.to(device), images.to(device)).cpu()
-            differ = int((here.argmax(dim=1) != there.argmax(dim=1)).sum())
-            found[run.setup.name] = {"differ": differ, "furthest_logit": float((here - there).abs().max())}
+    study, images, found = load_study("paper"), to_float(data.test_images), {}
+    for setup in study.setups:
+        run = study.run(f"mnist/lenet/{setup.name}/standard/seed0")
+        model = load_model(run.folder(REPOSITORY / "reports/reference"))
+        here = predict(model, images)
+        there = predict(model.to(device), images.to(device)).cpu()
+        differ = int((here.argmax(dim=1) != there.argmax(dim=1)).sum())
+        found[setup.name] = {"differ": differ, "furthest_logit": float((here - there).abs().max())}
     return found
 
 

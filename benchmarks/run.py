@@ -28,10 +28,9 @@ from sqlib.models import build_model
 from sqlib.quant import integers
 from sqlib.readme import BENCHMARKS, update_readme
 from sqlib.runs import provenance
-from timing import Step, alternate, summary
+from timing import FEWEST_REPEATS, Step, alternate, summary
 
 OUTPUT = Path(__file__).with_name("results.json")
-FEWEST_REPEATS = 9
 
 TARGETS = {
     "quantised_over_float": ("at most", 1.25),

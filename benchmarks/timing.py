@@ -4,6 +4,9 @@ import statistics
 import time
 from collections.abc import Callable
 
+FEWEST_REPEATS = 9
+"""Of a median that is quoted."""
+
 Step = Callable[[], object]
 """One training step (or matrix product), complete when it returns."""
 

@@ -128,7 +128,7 @@ def _check_parameters(notebook: Path, parameters: dict) -> None:
 
 
 def alone_with_its_gpu(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, in which a second or later GPU that is asked for (`SQLIB_DEVICE=cuda:1`) is the only one there is.
+    """The environment, in which a GPU that is asked for by its number (`SQLIB_DEVICE=cuda:1`) is the only one there is.
 
     So it is the current device, too, on which CUDA graphs are captured.
     """

@@ -1,6 +1,5 @@
 """What the tests of pages and of the explorer need of a real browser: Debian's chromium, driven by Playwright."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,26 +14,23 @@ from sqlib.config import REPOSITORY
 SCREENSHOTS = REPOSITORY / "build/screenshots"
 """Here the tests leave pictures of what they saw, for people to look at."""
 
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""What it is called; the Makefile looks for the same, and where there is none it leaves out what is marked `browser`."""
+
 OPTIONS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--disable-component-update"),
     *("--disable-background-networking", "--force-color-profile=srgb"),
 ]
 
 
-def installed() -> str | None:
-    """Chromium's path, or None; in CI the test fails without one."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None and os.environ.get("CI"):
-        pytest.fail("no chromium found: CI must install it (apt-get install chromium)")
-    return found
-
-
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A running chromium; the test is skipped where there is none. No notebook can be executed in this process meanwhile."""
-    path = installed()
+    """A running chromium; the test fails where there is none. No notebook can be executed in this process meanwhile."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
-        pytest.skip("no chromium (Debian: apt-get install chromium)")
+        pytest.fail(
+            f"none of {', '.join(NAMES)} found (Debian: apt-get install chromium); -m 'not browser' leaves this out"
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
         yield browser

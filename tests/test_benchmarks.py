@@ -20,7 +20,7 @@ import run as benchmark
 import steps
 import timing
 from sqlib import quant, runs, train
-from sqlib.config import REPOSITORY, load_setup
+from sqlib.config import REPOSITORY, load_setup, load_study
 from sqlib.machine import bfloat16_units, replayed
 from sqlib.models import build_model
 from sqlib.readme import GPU
@@ -234,11 +234,17 @@ def test_what_differs_elsewhere_is_held_against_the_same_seed_and_the_published_
 # ------------------------------------------------------------------------------------------------------------- GPU
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_nothing_is_measured(tmp_path):
+def test_without_a_gpu_nothing_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no NVIDIA GPU here"):
         gpu.main(["--output", str(tmp_path / "gpu.json")])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_timed_on_a_gpu_is_the_study():
+    run = load_study("paper").run("mnist/lenet/w4a4/saliency_guided/seed0")
+    assert gpu.make_run("w4a4", "saliency_guided", run.epochs) == run
+    assert benchmark.Size().batch == gpu.LARGE
 
 
 def test_inside_step_by_step_nothing_is_replayed():

@@ -11,6 +11,8 @@ from sqlib.config import REPOSITORY, load_study
 from sqlib.pages import PAGE_LIMIT
 from sqlib.study_pages import Page
 
+pytestmark = pytest.mark.browser
+
 STUDY_LIMIT = 8_000_000
 """Of all pages but those of single runs, in bytes."""
 

@@ -14,6 +14,8 @@ from playwright.sync_api import Page, expect
 
 from sqlib.config import REPOSITORY
 
+pytestmark = pytest.mark.browser
+
 TOKEN = "only-for-this-test"
 SECONDS = 1000  # Playwright counts in milliseconds
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from sqlib import machine, train
-from sqlib.config import Evaluation, Run, SqlibError, Training, load_setup, validate
-from sqlib.data import Dataset
+from sqlib.config import SqlibError, Training, validate
 from sqlib.models import build_model, computing_in
 from sqlib.quant import QuantConv2d
 
@@ -167,27 +166,12 @@ def test_a_function_is_captured_once_and_replayed_on_the_values_of_each_call(gra
         replayed(torch.zeros(3))
 
 
-def test_training_with_replayed_steps_is_the_same_to_the_bit(graphs, monkeypatch):
-    run = Run(
-        dataset="mnist",
-        network="lenet5",
-        setup=load_setup("w4a4"),
-        training="saliency_guided",
-        seed=0,
-        epochs=2,
-        threads=1,
-        parameters=Training(batch_size=30, images=200, validation_images=50, shift=1),  # the last batch is smaller
-        evaluation=Evaluation(),
-    )
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (300, 28, 28), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(300) % 10
-    classes = tuple("0123456789")
-    data = Dataset("mnist", "MNIST", classes, images, labels, images[:100], labels[:100], images[:10], labels[:10], {})
-    plain, history = train.fit(run, data)
+def test_training_with_replayed_steps_is_the_same_to_the_bit(graphs, make_run, blobs, monkeypatch):
+    run = make_run(4, "saliency_guided", epochs=2, batch_size=30, shift=1)  # of 200 images, the last 20
+    plain, history = train.fit(run, blobs)
     assert not graphs
     monkeypatch.setattr(train, "replayed", machine.Replayed)
-    other, replayed_history = train.fit(run, data)
+    other, replayed_history = train.fit(run, blobs)
     (graph,) = graphs
     assert [generator.initial_seed() for generator in graph.generators] == [1, 2]  # all that a step draws from
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import nbformat.v4 as v4
 import pytest
-from browser import chromium, installed, opened, scrolls_sideways
+from browser import chromium, opened, scrolls_sideways
 
 from sqlib import pages
 from sqlib.config import SqlibError
@@ -253,19 +253,19 @@ def fits(page: Path, width: int) -> bool:
         return not scrolls_sideways(tab)
 
 
-def assert_fits(page: Path, width: int):
-    """Nothing scrolls sideways: read from the page's source everywhere, and measured where there is a browser."""
-    assert_held(page)
-    assert installed() is None or fits(page, width)
+def test_what_is_wide_on_a_page_is_held(made):
+    for page in made:
+        assert_held(page)
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [360, 1280])
 def test_no_page_scrolls_sideways(made, width):
     for page in made:
-        assert_fits(page, width)
+        assert fits(page, width)
 
 
-@pytest.mark.skipif(installed() is None, reason="no chromium")
+@pytest.mark.browser
 def test_a_page_that_scrolls_sideways_would_be_seen(tmp_path):
     page = tmp_path / "wide.html"
     page.write_text("<!DOCTYPE html><div style='width: 800px'>wide</div>")

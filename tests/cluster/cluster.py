@@ -13,7 +13,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
 from processes import below
 
 from sqlib.driver import die_with_parent
@@ -59,8 +58,6 @@ def missing() -> str:
         return "a SLURM cluster is started by root only"
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if absent := [tool for tool in TOOLS if not shutil.which(tool, path=path)]:
-        if os.environ.get("CI"):
-            pytest.fail(f"not installed: {', '.join(absent)}: CI must install slurm-wlm and munge")
         return f"not installed: {', '.join(absent)} (Debian: apt-get install slurm-wlm munge)"
     tried = subprocess.run(
         ["unshare", "--mount", "--pid", "--uts", "--fork", "--mount-proc", "hostname", "n1"],

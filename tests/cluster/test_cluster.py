@@ -1,6 +1,6 @@
 """PROFILE=slurm on a cluster of two nodes (`cluster.py`): a node is lost, the driver is killed, and the study is completed.
 
-`make test-cluster`. Where there can be no cluster it says why, and is left out. CLUSTER_STUDY=smoke takes the smoke study
+`make test-cluster`. Where there can be no cluster it fails, and says why. CLUSTER_STUDY=smoke takes the smoke study
 instead of one of seconds.
 """
 
@@ -22,7 +22,7 @@ from sqlib import runs
 from sqlib.config import REPOSITORY, load_study
 from sqlib.driver import job_prefix
 
-pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = pytest.mark.cluster
 NAME = os.environ.get("CLUSTER_STUDY", "micro")
 LOCAL = {"all", "tables", "claims", "index", "sweep"}
 MICRO = {
@@ -80,6 +80,8 @@ def until(happened, process: subprocess.Popen):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
+    if why := missing():
+        pytest.fail(f"no cluster can be started here: {why}")
     with Cluster(tmp_path_factory.mktemp("cluster") / "slurm") as cluster:
         yield cluster
     assert not [pid for part in cluster.parts.values() for pid in below(part.pid)]
