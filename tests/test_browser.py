@@ -8,7 +8,7 @@ import pytest
 from browser import chromium, opened, picture, scrolls_sideways, violations
 
 from sqlib.config import REPOSITORY, load_study
-from sqlib.pages import PAGE_LIMIT
+from sqlib.pages import PAGE_LIMIT, TEMPLATES
 from sqlib.study_pages import Page
 
 pytestmark = pytest.mark.browser
@@ -174,6 +174,33 @@ def test_a_reader_can_walk_through_the_study(browser, smoke):
     follow(tab.get_by_role("link", name=f"seed {run.seed}, {run.setup.name}, {run.training}", exact=True))
     assert tab.url == (run.folder(folder) / "train.html").as_uri()
     assert tab.locator("nav[aria-label=Breadcrumb] a").count() == 2
+
+
+def test_on_a_phone_the_verdicts_are_in_view(browser, reference, tmp_path):
+    """They stand in the third column, behind a claim's name and a data set; the rest may be moved into view."""
+    style = (TEMPLATES / "style.css").read_text()
+    page = tmp_path / "claims.html"
+    page.write_text(
+        re.sub(
+            r"<style>.*?</style>",
+            lambda _: f"<style>{style}</style>",
+            (reference / "claims.html").read_text(),
+            count=1,
+            flags=re.DOTALL,
+        )
+    )
+    tab, _ = opened(browser, 360)
+    tab.goto(page.as_uri())
+    verdicts = tab.locator("#claims tbody tr > :nth-child(3)")
+    assert verdicts.count() == 18
+    ends = verdicts.evaluate_all(
+        """cells => cells.map(cell => {
+            const range = document.createRange();
+            range.selectNodeContents(cell);
+            return range.getBoundingClientRect().right;
+        })"""
+    )
+    assert max(ends) <= 360
 
 
 def test_keyboard_and_paper(browser, reference):

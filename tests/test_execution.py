@@ -37,11 +37,14 @@ def test_runs_in_this_interpreter_with_its_parameters(tmp_path, monkeypatch, cap
     spec.parent.mkdir(parents=True)
     spec.write_text(json.dumps({"argv": ["/nonexistent/python"], "display_name": "x", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("SQLIB_DEVICE", "cuda:1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     notebook, out = make(tmp_path / "n", WRITE), tmp_path / "r.json"
     execute(notebook, tmp_path / "o" / "done.ipynb", {"x": (1, 2), "out": out}, 60, required=[out], threads=2)
     x, executable, environment, folder = json.loads(out.read_text())
     assert (x, executable) == ([1, 2], sys.executable)
     assert environment["OMP_NUM_THREADS"] == "2"
+    assert (environment["SQLIB_DEVICE"], environment["CUDA_VISIBLE_DEVICES"]) == ("cuda", "1")
     assert environment["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
     assert Path(folder) == notebook.parent
     executed = nbformat.read(tmp_path / "o" / "done.ipynb", as_version=4)

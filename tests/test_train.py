@@ -257,6 +257,20 @@ def test_training_that_diverges_names_epoch_batch_and_layer(make_run, blobs, mon
     assert run.id in str(error.value)
 
 
+def test_a_loss_that_no_step_looked_at_is_seen_after_the_epoch(make_run, blobs, monkeypatch):
+    step, taken = train.train_step, []
+
+    def unseen(*arguments):
+        """As on a GPU, where a step does not look at its loss."""
+        loss, right = step(*arguments)
+        taken.append(loss)
+        return (loss * math.nan if len(taken) == 3 else loss), right
+
+    monkeypatch.setattr(train, "train_step", unseen)
+    with pytest.raises(SqlibError, match="diverged in epoch 1, batch 3, at the loss; lower"):
+        train.fit(make_run(4, batch_size=20, epochs=2), blobs)
+
+
 def test_what_is_not_finite_is_named_by_layer(make_run):
     def model_with(change):
         model = train.seeded_model(make_run(4))
