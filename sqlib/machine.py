@@ -73,33 +73,57 @@ class Replayed:
             with aside(self.argument.device):
                 return self.function(self.argument)
         if self.graph is None:
-            self.graph, self.results = capture(lambda: self.function(self.argument), self.generators)
+            device = self.argument.device
+            self.graph, self.results = capture(lambda: self.function(self.argument), self.generators, device)
         self.graph.replay()
         return tuple(result.clone() for result in self.results)
 
 
 def replayed(function: Callable, argument: Tensor, generators: Sequence[torch.Generator]) -> Callable:
-    """The function as it is fastest where its argument is: `Replayed` on a GPU, as it is on a processor."""
-    return Replayed(function, argument, generators) if argument.is_cuda else function
+    """The function as it is fastest where its argument is: `Replayed` on a GPU, as it is on a processor.
+
+    `$SQLIB_REPLAY=no` leaves it as it is on a GPU, too. Raises SqlibError for another value than `yes` and `no`.
+    """
+    asked = os.environ.get("SQLIB_REPLAY") or "yes"
+    if asked not in ("yes", "no"):
+        raise SqlibError(f"SQLIB_REPLAY={asked}: expected yes (which is the default) or no")
+    return Replayed(function, argument, generators) if argument.is_cuda and asked == "yes" else function
+
+
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of a GPU beside its default one. Each stream costs cuBLAS a workspace of its own, for good."""
+    return torch.cuda.Stream(device)
 
 
 @contextlib.contextmanager
 def aside(device: torch.device) -> Iterator[None]:
-    """On a stream of its own, as what is captured later must not have been on the default one."""
-    now, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    """On the side stream, as what is captured later must not have been on the default one."""
+    now, side = torch.cuda.current_stream(device), side_stream(device)
     side.wait_stream(now)
-    with torch.cuda.stream(side):
-        yield
-    now.wait_stream(side)
+    try:
+        with torch.cuda.stream(side):
+            yield
+    finally:
+        now.wait_stream(side)
 
 
-def capture(function: Callable[[], tuple[Tensor, ...]], generators: Sequence[torch.Generator]):
-    """(graph, where its results will be): what the function launches, recorded and not computed."""
+def capture(function: Callable[[], tuple[Tensor, ...]], generators: Sequence[torch.Generator], device: torch.device):
+    """(graph, where its results will be): what the function launches on the device, recorded and not computed.
+
+    Raises SqlibError where that cannot be recorded.
+    """
     graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
-        results = function()
+    try:
+        for generator in generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=side_stream(device)):
+            results = function()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise SqlibError(
+            f"a training step could not be recorded as a CUDA graph ({reason[:200]}); SQLIB_REPLAY=no computes it step by step"
+        ) from error
     return graph, results
 
 

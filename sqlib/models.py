@@ -77,8 +77,8 @@ class Network(nn.Module):
             self.add_module(layer, module)
             self.add_module(f"{layer}_act", make_activation(activation_bits))
 
-        self.dropout_first = nn.Dropout(architecture.dropout[0])
-        self.dropout_last = nn.Dropout(architecture.dropout[1])
+        self.dropout_first = Dropout(architecture.dropout[0])
+        self.dropout_last = Dropout(architecture.dropout[1])
         features = channels * size * size
         for layer, width in zip(self.linears, (*architecture.hidden, classes), strict=True):
             bits, activation_bits = setup.bits(layer, name)
@@ -130,6 +130,25 @@ class Network(nn.Module):
     def last_convolution(self) -> nn.Module:
         """The activation behind the last convolution (what Grad-CAM looks at)."""
         return getattr(self, f"{self.convs[-1]}_act")
+
+
+class Dropout(nn.Dropout):
+    """torch's dropout, with `dropout_mask` where that is quicker: on the CPU, for a `p` in steps of 1/256."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.is_cpu and 0 < self.p < 1 and (self.p * 256).is_integer():
+            return x * dropout_mask(x, self.p)
+        return super().forward(x)
+
+
+def dropout_mask(x: Tensor, p: float) -> Tensor:
+    """What dropout multiplies x by, same shape and type: 0 with probability `p`, a multiple of 1/256, else 1 / (1 - p).
+
+    From torch's global generator, one random byte an element: torch's own takes more for each, and 17% of a step of `sgt_cnn`.
+    """
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= int(p * 256)
+    return kept.to(x.dtype).mul_(1 / (1 - p))
 
 
 def _drop(dropout: nn.Dropout, x: Tensor, scale: Tensor | None):

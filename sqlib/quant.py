@@ -14,6 +14,7 @@ import functools
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,8 +72,9 @@ class _Pact(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, alpha: Tensor, bits: int, unclipped: bool) -> Tensor:
         n = 2**bits - 1
-        # One new tensor, then in place: elementwise passes cost memory traffic, not arithmetic.
-        y = torch.minimum(x.float(), alpha).clamp_(min=0)
+        # One new tensor, then in place: elementwise passes cost memory traffic, not arithmetic. On the CPU the clip's value is
+        # at hand, and passes that take a number do the work of two that take a tensor; to ask a GPU for it would stall it.
+        y = x.float().clamp(0, alpha.item()) if x.is_cpu else torch.minimum(x.float(), alpha).clamp_(min=0)
         # Multiplied, then divided: `x * (n / alpha)` rounds twice, and moves values that lie exactly between two levels.
         y.mul_(n).div_(alpha).round_().mul_(alpha / n)
         ctx.save_for_backward(x, alpha)
@@ -86,15 +88,33 @@ class _Pact(torch.autograd.Function):
         # a bfloat16 x torch would round alpha to bfloat16. `threshold_backward(grad, x, 0)` is grad where x > 0, else 0, in
         # one vectorised pass: comparing into a mask and multiplying takes four times as long.
         x, grad = x.float(), grad.float()
-        above_zero = torch.ops.aten.threshold_backward(grad, x, 0)
-        grad_alpha = None
         needs_alpha = ctx.needs_input_grad[1] and _wanted.parameters
-        if ctx.unclipped and not needs_alpha:
-            return above_zero, None, None, None
-        inside = torch.ops.aten.threshold_backward(above_zero, alpha - x, 0)
-        if needs_alpha:
-            grad_alpha = (above_zero - inside).sum().reshape(alpha.shape)  # what is left: x >= alpha
-        return above_zero if ctx.unclipped else inside, grad_alpha, None, None
+        inside, clipped = (_gates_by_value if x.is_cpu else _gates)(grad, x, alpha, needs_alpha, ctx.unclipped)
+        return inside, clipped.sum().reshape(alpha.shape) if needs_alpha else None, None, None
+
+
+def _gates(grad: Tensor, x: Tensor, alpha: Tensor, clipped: bool, unclipped: bool) -> tuple[Tensor, Tensor | None]:
+    """(grad where 0 < x < alpha, or where 0 < x if `unclipped`; grad where x >= alpha, if `clipped`), 0 elsewhere."""
+    above_zero = torch.ops.aten.threshold_backward(grad, x, 0)
+    if unclipped and not clipped:
+        return above_zero, None
+    inside = torch.ops.aten.threshold_backward(above_zero, alpha - x, 0)
+    return above_zero if unclipped else inside, above_zero - inside if clipped else None
+
+
+def _gates_by_value(grad: Tensor, x: Tensor, alpha: Tensor, clipped: bool, unclipped: bool):
+    """`_gates`, to the bit (but for a NaN in x), in a pass each.
+
+    `hardtanh_backward(grad, x, a, b)` is grad where a < x < b, else 0.
+    """
+    value = alpha.item()
+    below = float(np.nextafter(np.float32(value), np.float32(0)))  # x > below: x >= alpha
+    return (
+        torch.ops.aten.threshold_backward(grad, x, 0)
+        if unclipped
+        else torch.ops.aten.hardtanh_backward(grad, x, 0, value),
+        torch.ops.aten.threshold_backward(grad, x, below) if clipped else None,
+    )
 
 
 def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -> Tensor:
@@ -162,7 +182,8 @@ def make_activation(bits: int) -> PACT | ReLU:
 
 def _largest(x: Tensor, per_channel: bool) -> Tensor:
     """The largest absolute value, or that of each output channel: a 0-d tensor or (out,1,...)."""
-    return x.abs().amax(dim=tuple(range(1, x.dim())), keepdim=True) if per_channel else x.abs().max()
+    over = {"dim": tuple(range(1, x.dim())), "keepdim": True} if per_channel else {}
+    return torch.linalg.vector_norm(x, math.inf, **over)
 
 
 def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False, per_channel: bool = False) -> Tensor:
@@ -184,7 +205,7 @@ def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False, per_channel
     over = {"dim": tuple(range(1, weight.dim())), "keepdim": True} if per_channel else {}
     count = weight[0].numel() if per_channel else weight.numel()
     norm1, norm2 = (torch.linalg.vector_norm(weight, order, dtype=torch.float64, **over) for order in (1, 2))
-    clip = c1 * norm2 / math.sqrt(count) + c2 * norm1 / count
+    clip = norm2 * (c1 / math.sqrt(count)) + norm1 * (c2 / count)
     return torch.where(clip > 0, clip, largest).float()
 
 
@@ -273,8 +294,8 @@ class _Convolve(torch.autograd.Function):
         needs_x = ctx.needs_input_grad[0] and (_wanted.inputs or not ctx.first)
         needs_weight = ctx.needs_input_grad[1] and _wanted.parameters
         grad_x = grad_weight = None
-        if needs_x and x_codes.shape[1] == 1 and grad.is_cpu:
-            # With one input channel the processor's library is much slower than this.
+        if needs_x and x_codes.shape[1] == 1:
+            # With one input channel the processor's library is much slower than this; a GPU's is as fast.
             grad_x, needs_x = _one_channel_input_gradient(grad, weight, x_codes.shape, ctx.padding), False
         if needs_x or needs_weight:
             p = [ctx.padding, ctx.padding]

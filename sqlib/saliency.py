@@ -140,9 +140,20 @@ def _attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str) -
         window = (images.shape[1], OCCLUSION_WINDOW, OCCLUSION_WINDOW)
         strides = (images.shape[1], OCCLUSION_STRIDE, OCCLUSION_STRIDE)
         together = max(1, BATCH // len(images))  # covered copies of an image: a few images fill a batch, too
-        return Occlusion(model).attribute(
+        return Occlusion(_in_batches_of_one_size(model)).attribute(
             images, window, strides=strides, baselines=0, target=targets, perturbations_per_eval=together
         )
+
+
+def _in_batches_of_one_size(model: nn.Module):
+    """The model, with smaller batches filled up to `BATCH`: how sums are rounded depends on a batch's size, and the score of
+    an image must not differ from that of a copy in which nothing was covered."""
+
+    def forward(images: Tensor) -> Tensor:
+        filled = images.repeat(-(-BATCH // len(images)), 1, 1, 1)[: max(BATCH, len(images))]
+        return model(filled)[: len(images)]
+
+    return forward
 
 
 def explain_pass(logits: Tensor, images: Tensor, targets: Tensor, score: str, keep: bool = False) -> Tensor:

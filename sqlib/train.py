@@ -56,19 +56,24 @@ def seeded_model(run: Run, device: str | torch.device = "cpu") -> Network:
     return model.to(device)
 
 
-def make_optimizer(model: Network, run: Run, steps: int):
-    """Adam with two parameter groups, weights and clips, and their schedule: `warm_cosine` over `steps`."""
+def make_optimizer(model: Network, run: Run, steps: int, replayable: bool | None = None):
+    """Adam with two parameter groups, weights and clips, and their schedule: `warm_cosine` over `steps`.
+
+    The clips' penalty is their group's `weight_decay`: Adam adds `2 * penalty * alpha` to their gradient itself.
+    replayable: keep the learning rates in tensors beside the weights, where a step that is replayed reads them; None: on
+    a GPU.
+    """
     p = run.parameters
     clips = [clip.alpha for clip in model.clips().values()]
     weights = [w for w in model.parameters() if all(w is not alpha for alpha in clips)]
     groups = [{"params": weights, "lr": p.learning_rate, "weight_decay": p.weight_decay}]
     if clips:
-        groups.append({"params": clips, "lr": p.clip.learning_rate})
-    on_gpu = weights[0].is_cuda
-    if on_gpu:  # a step that is replayed reads its learning rates where it runs
+        groups.append({"params": clips, "lr": p.clip.learning_rate, "weight_decay": 2 * p.clip.penalty})
+    replayable = weights[0].is_cuda if replayable is None else replayable
+    if replayable:
         for group in groups:
             group["lr"] = torch.tensor(group["lr"], device=weights[0].device)
-    optimizer = torch.optim.Adam(groups, betas=(0.9, p.beta2), fused=True, capturable=on_gpu)
+    optimizer = torch.optim.Adam(groups, betas=(0.9, p.beta2), fused=True, capturable=weights[0].is_cuda)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
     return optimizer, schedule
 
@@ -141,10 +146,9 @@ def _step(model, optimizer, images, labels, run, generator) -> tuple[Tensor, Ten
     if loss.is_cpu and not loss.isfinite():
         raise Diverged(not_finite(model, images))
     clips = model.clips()
-    penalty = sum(clip.alpha.square() for clip in clips.values()) * run.parameters.clip.penalty
     optimizer.zero_grad(set_to_none=True)
     with gradients_of("parameters"):
-        (loss + penalty).backward()
+        loss.backward()
     optimizer.step()
     for layer, clip in clips.items():
         clip.project_()

@@ -1,6 +1,7 @@
 """What sqlib knows of the machine, and the precision that follows from it."""
 
 import contextlib
+import types
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def graphs(monkeypatch):
     """The graphs that `Replayed` captures, where nothing can be captured."""
     captured = []
 
-    def capture(function, generators):
+    def capture(function, generators, device):
         captured.append(Graph(function, generators))
         return captured[-1], captured[-1].results
 
@@ -177,3 +178,67 @@ def test_training_with_replayed_steps_is_the_same_to_the_bit(graphs, make_run, b
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True))
     assert [e["train_loss"] for e in history] == [e["train_loss"] for e in replayed_history]
     assert [e["train_accuracy"] for e in history] == [e["train_accuracy"] for e in replayed_history]
+
+
+def test_sqlib_replay_says_whether_steps_are_replayed(monkeypatch):
+    on_gpu = torch.zeros(1, device="meta")
+    monkeypatch.setattr(type(on_gpu), "is_cuda", True, raising=False)
+    for value, expected in (("", True), ("yes", True), ("no", False)):
+        monkeypatch.setenv("SQLIB_REPLAY", value)
+        assert isinstance(machine.replayed(print, on_gpu, ()), machine.Replayed) is expected
+    monkeypatch.setenv("SQLIB_REPLAY", "maybe")
+    with pytest.raises(SqlibError, match="SQLIB_REPLAY=maybe: expected yes .* or no"):
+        machine.replayed(print, torch.zeros(1), ())
+
+
+class Streams:
+    """Stands for what torch knows of a GPU's streams."""
+
+    def __init__(self):
+        self.made, self.log = 0, []
+
+    def stream(self, name):
+        return types.SimpleNamespace(
+            name=name, wait_stream=lambda other: self.log.append((name, "waits for", other.name))
+        )
+
+    def Stream(self, device):
+        self.made += 1
+        return self.stream("side")
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    fake = Streams()
+    monkeypatch.setattr(torch.cuda, "Stream", fake.Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: fake.stream("default"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    machine.side_stream.cache_clear()
+    yield fake
+    machine.side_stream.cache_clear()
+
+
+def test_all_that_is_done_aside_is_on_one_stream_and_is_waited_for_even_where_it_fails(streams):
+    gpu = torch.device("cuda", 0)
+    for _ in range(3):
+        with machine.aside(gpu):
+            pass
+    with pytest.raises(ArithmeticError), machine.aside(gpu):
+        raise ArithmeticError
+    assert streams.made == 1
+    assert streams.log == [("side", "waits for", "default"), ("default", "waits for", "side")] * 4
+
+
+def test_a_step_that_cannot_be_recorded_is_named_with_the_way_out(streams, monkeypatch):
+    graph = types.SimpleNamespace(register_generator_state=lambda generator: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: contextlib.nullcontext())
+    gpu = torch.device("cuda", 0)
+    assert machine.capture(lambda: "results", (), gpu) == (graph, "results")
+
+    def fails():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(SqlibError, match="operation not permitted .*; SQLIB_REPLAY=no computes it step by step"):
+        machine.capture(fails, (), gpu)

@@ -1,5 +1,7 @@
 """Tests of sqlib.models: shapes, costs worked out by hand, and the whole network against plain float64 autograd."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,6 +172,41 @@ def compare_gradients(model, images, leaves):
         assert error < 1e-4, f"{name}: {error}"
 
 
+@pytest.mark.parametrize(
+    "p, shape", [(0.25, (512, 1001)), (0.5, (1, 400_003)), (1 / 256, (300_001,)), (255 / 256, (9, 99_999))]
+)
+def test_dropout_zeroes_elements_independently_and_keeps_the_mean(p, shape):
+    torch.manual_seed(0)
+    mask = models.dropout_mask(torch.empty(shape), p)
+    assert mask.shape == shape and mask.dtype == torch.float32
+    assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
+    dropped = (mask == 0).double().flatten()
+    deviation = math.sqrt(p * (1 - p) / dropped.numel())
+    assert abs(dropped.mean() - p) < 4 * deviation
+    for place in range(8):  # of a byte in the word it was drawn with
+        assert abs(dropped[place::8].mean() - p) < 4 * deviation * math.sqrt(8)
+    for apart in (1, 4, 8):
+        pairs = (dropped[:-apart] - p) * (dropped[apart:] - p)
+        assert abs(pairs.mean()) < 4 * p * (1 - p) / math.sqrt(len(pairs))
+
+
+def test_dropout_is_the_seeds_own_and_does_nothing_where_nothing_is_dropped():
+    x = torch.rand(3, 5).requires_grad_()
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(models.Dropout(0.5)(x))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    (gradient,) = torch.autograd.grad(results[0].sum(), x)
+    assert torch.equal(gradient, (results[0] != 0) * 2.0)
+    assert torch.equal(models.Dropout(0.5).eval()(x), x) and torch.equal(models.Dropout(0.0)(x), x)
+    assert not models.Dropout(1.0)(x).any()
+    torch.manual_seed(1)
+    ours = models.Dropout(0.3)(x)  # no multiple of 1/256
+    torch.manual_seed(1)
+    assert torch.equal(ours, F.dropout(x, 0.3))
+
+
 @pytest.mark.parametrize("bits", [2, 4, 32])
 def test_dropout_keeps_codes_exact(bits, make_setup, monkeypatch):
     model = build_model("sgt_cnn", make_setup(bits, bits)).train()
@@ -177,19 +214,19 @@ def test_dropout_keeps_codes_exact(bits, make_setup, monkeypatch):
         nn.init.constant_(clip.alpha, 0.31)
     images = (torch.randint(256, (2, 1, 28, 28)).float() / 255).requires_grad_()
     masks, operands = [], []
-    real_dropout, real_linear = F.dropout, F.linear
+    real_mask, real_linear = models.dropout_mask, F.linear
 
-    def remember(x, p, training, inplace):
-        mask = real_dropout(torch.ones_like(x), p, training)
+    def remember(x, p):
+        mask = real_mask(x, p)
         masks.append(mask.double())
-        return x * mask
+        return mask
 
     def watch(x, weight, *bias):
         if x.dtype == torch.float32:  # the reference's are float64
             operands.append(x.detach().clone())
         return real_linear(x, weight, *bias)
 
-    monkeypatch.setattr(F, "dropout", remember)
+    monkeypatch.setattr(models, "dropout_mask", remember)
     monkeypatch.setattr(F, "linear", watch)
     logits, expected, leaves = forward_and_reference(model, images, masks)
     monkeypatch.undo()

@@ -135,6 +135,21 @@ def test_a_clip_that_bfloat16_cannot_hold():
     assert da.item() == 0
 
 
+@PROPERTY
+@given(st.floats(0.015625, 20, width=32), st.integers(0, 2**31), st.booleans(), st.booleans())
+def test_gates_by_value_are_those_of_tensors_to_the_bit(alpha, seed, clipped, unclipped):
+    generator = torch.Generator().manual_seed(seed)
+    alpha = torch.tensor(alpha)
+    beside = [np.nextafter(np.float32(alpha), np.float32(end)).item() for end in (0, np.inf)]
+    edges = torch.tensor([0.0, -0.0, 1e-45, -1e-45, alpha.item(), *beside, np.inf, -np.inf, np.nan])
+    x = torch.cat([edges, torch.randn(50, generator=generator) * alpha])
+    grad = torch.randn(len(x), generator=generator)
+    by_value, by_tensor = (gates(grad, x, alpha, clipped, unclipped) for gates in (quant._gates_by_value, quant._gates))
+    numbers = ~x.isnan()  # what a NaN passes is for no one: its loss is one, too, and `train_step` stops there
+    assert torch.equal(by_value[0][numbers], by_tensor[0][numbers])
+    assert not clipped or torch.equal(by_value[1][numbers], by_tensor[1][numbers])
+
+
 def test_gradient_of_alpha_is_summed_in_float32():
     # bfloat16 has 8 bits: 5000 is not among its numbers, and adding ones stops at 256.
     x = torch.full((5000,), 3.0, dtype=torch.bfloat16)

@@ -51,13 +51,15 @@ def test_one_step_moves_weights_and_clips_and_leaves_no_gradient_on_the_input(tr
     assert model.training and all(p.requires_grad for p in model.parameters())
 
 
-def test_penalty_is_the_whole_gradient_of_a_clip_that_clips_nothing(make_run, batch):
+def test_penalty_is_all_that_moves_a_clip_that_clips_nothing(make_run, batch):
     run = make_run(2, clip=Clip(start=10.0, penalty=3e-3))
     model = train.seeded_model(run)
     optimizer, _ = train.make_optimizer(model, run, 10)
     train.train_step(model, optimizer, *batch, run)
     for clip in model.clips().values():
-        assert clip.alpha.grad.item() == pytest.approx(2 * 3e-3 * 10)
+        assert clip.alpha.grad.item() == 0
+        # What Adam remembers of its first gradient: a tenth of that of `penalty * alpha^2`.
+        assert optimizer.state[clip.alpha]["exp_avg"].item() == pytest.approx(0.1 * 2 * 3e-3 * 10)
         # Adam's first step is the learning rate: the clips' own, at the first of the two steps of its rise (0.15 * 10).
         assert clip.alpha.item() == pytest.approx(10 - 3e-2 / 2, abs=1e-4)
 
@@ -82,14 +84,34 @@ def test_clips_stay_positive(make_run, batch):
 
 
 def test_two_parameter_groups_hold_everything_once(make_run):
-    run = make_run(2, weight_decay=0.1)
+    run = make_run(2, weight_decay=0.1, clip=Clip(penalty=3e-3))
     model = train.seeded_model(run)
     optimizer, _ = train.make_optimizer(model, run, 10)
     weights, clips = optimizer.param_groups
-    assert len(clips["params"]) == 4 and clips["weight_decay"] == 0 and weights["weight_decay"] == 0.1
+    assert len(clips["params"]) == 4 and clips["weight_decay"] == 6e-3 and weights["weight_decay"] == 0.1
     assert (weights["initial_lr"], clips["initial_lr"]) == (2e-3, 3e-2)
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in model.parameters()}
     assert len(train.make_optimizer(train.seeded_model(make_run(32)), run, 10)[0].param_groups) == 1
+
+
+def test_learning_rates_that_are_replayed_stay_where_the_step_reads_them(make_run, batch):
+    run = make_run(2)
+    ends = []
+    for replayable in (False, True):
+        model = train.seeded_model(run)
+        optimizer, schedule = train.make_optimizer(model, run, 10, replayable)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert all(isinstance(rate, torch.Tensor) == replayable for rate in rates)
+        for step in range(3):
+            if replayable:
+                assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates, strict=True))
+                expected = [peak * train.warm_cosine(step, 10) for peak in (2e-3, 3e-2)]
+                assert [rate.item() for rate in rates] == pytest.approx(expected)
+            train.train_step(model, optimizer, *batch, run)
+            schedule.step()
+        ends.append(list(model.parameters()))
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_warm_cosine_by_hand():
