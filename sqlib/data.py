@@ -34,6 +34,7 @@ import torch
 
 from sqlib.config import SqlibError
 from sqlib.files import cannot_write, write_atomically
+from sqlib.machine import constant
 
 OFFICIAL_NAMES = {
     "train-images": "train-images-idx3-ubyte",
@@ -473,4 +474,4 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     """Images (N, H, W) uint8 -> (N, 1, H, W) float32 in [0, 1]: pixel / 255. SqlibError for any other type or shape."""
     if images.dtype != torch.uint8 or images.ndim != 3:
         raise SqlibError(f"expected uint8 images of shape (N, H, W), got {images.dtype} of shape {tuple(images.shape)}")
-    return images.unsqueeze(1).float() / 255
+    return images.unsqueeze(1).float() / constant(255, images.device)

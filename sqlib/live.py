@@ -1,9 +1,11 @@
 """Training drawn while it happens: loss, accuracy and ten saliency maps, redrawn in place after every epoch."""
 
+import io
 import os
 import time
 
-from IPython.display import HTML, display
+from IPython.display import HTML, Image, display
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from sqlib import plots
@@ -28,6 +30,7 @@ class LiveTraining:
         self.history: list[dict] = []
         self._watched = not os.environ.get("SQLIB_UNWATCHED")  # set by `sqlib.execution`: pictures would be for nobody
         self._began = self._said = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when, and after how many steps, the warming up was over
         self._line = display(HTML(f"<p>{run.id}: epoch 1 of {run.epochs} under way</p>"), display_id=True)
         self._curves = display(HTML(""), display_id=True)
         self._maps = display(HTML(""), display_id=True)
@@ -47,8 +50,11 @@ class LiveTraining:
         )
         if not self._watched:
             return
-        self._curves.update(plots.training_curves(progress.history, epochs=progress.epochs))
-        self._maps.update(plots.film_strip(self.strips[-1:], self.images, epochs=[last["epoch"]]))
+        epoch = last["epoch"]
+        curves = plots.training_curves(progress.history, epochs=progress.epochs)
+        maps = plots.film_strip(self.strips[-1:], self.images, epochs=[epoch])
+        self._curves.update(picture(curves, f"Loss and accuracy after each epoch up to epoch {epoch}."))
+        self._maps.update(picture(maps, f"Ten validation images and their saliency maps after epoch {epoch}."))
 
     def batch(self, epoch: int, batch: int, batches: int) -> None:
         """Called before each step: says once a second how far training is."""
@@ -57,15 +63,53 @@ class LiveTraining:
         if not self._watched or not done or now - self._said < 1:
             return
         self._said = now
-        left = (now - self._began) / done * (self.run.epochs * batches - done)
+        if self._first is None:  # the first steps warm up: what is left is told from those that come after them
+            self._first = now, done
+            left = "estimating the time left"
+        else:
+            began, before = self._first
+            left = f"about {(now - began) / (done - before) * (self.run.epochs * batches - done):.0f} s left"
         self._line.update(
             HTML(
                 f"<p>{self.run.id}: epoch {epoch} of {self.run.epochs}, batch {batch:,} of {batches:,} "
-                f'<progress value="{done}" max="{self.run.epochs * batches}"></progress> about {left:.0f} s left</p>'
+                f'<progress value="{done}" max="{self.run.epochs * batches}"></progress> {left}</p>'
             )
         )
+
+    def interrupted(self) -> tuple[Network, list[dict]]:
+        """What a training leaves that was interrupted by hand, said in a line: the network in eval mode, and its epochs.
+
+        Raises Interrupted, which is one line in a notebook, where not even one epoch had ended.
+        """
+        if not self.history:
+            self._line.update(HTML(f"<p>{self.run.id}: interrupted in its first epoch</p>"))
+            raise Interrupted(
+                "Interrupted before the first epoch ended: there is nothing to show yet. Run this cell to train again; "
+                "what stands below, if anything, is of an earlier training."
+            )
+        self._line.update(
+            HTML(
+                f"<p>{self.run.id}: <strong>interrupted</strong>. What follows is the network after epoch "
+                f"{len(self.history)} of {self.run.epochs}, or a little later; nothing is saved.</p>"
+            )
+        )
+        return self.model.eval(), self.history
 
     def close(self) -> None:
         """Clear the live pictures."""
         self._curves.update(HTML(""))
         self._maps.update(HTML(""))
+
+
+def picture(figure: Figure, alt: str) -> Image:
+    """A figure as a PNG that JupyterLab shows: of the figure itself it would show the name, unless pyplot had made one before."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", facecolor="white")
+    return Image(data=buffer.getvalue(), format="png", alt=alt)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Interrupted by hand, with nothing to show; IPython prints its text and no traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]

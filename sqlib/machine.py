@@ -46,6 +46,16 @@ def prepare(threads: int) -> None:
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
 
 
+@functools.cache
+def constant(value: float, device: torch.device) -> Tensor:
+    """A number as a 0-d float32 tensor, to divide (by) it as a processor does, to the bit.
+
+    On a GPU torch divides by a number by multiplying with its reciprocal, which rounds twice; and of the codes that come
+    after it some then round the other way.
+    """
+    return torch.tensor(float(value), device=device)
+
+
 class Replayed:
     """A function of one tensor on a GPU: computed step by step `warm` times, then captured as a CUDA graph and replayed.
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sqlib.config import FLOAT
-from sqlib.machine import int8_units
+from sqlib.machine import constant, int8_units
 
 PIXEL_SCALE = 255.0
 """Codes per unit of an input image: pixels are 8-bit integers divided by 255."""
@@ -74,9 +74,9 @@ class _Pact(torch.autograd.Function):
         n = 2**bits - 1
         # One new tensor, then in place: elementwise passes cost memory traffic, not arithmetic. On the CPU the clip's value is
         # at hand, and passes that take a number do the work of two that take a tensor; to ask a GPU for it would stall it.
-        y = x.float().clamp(0, alpha.item()) if x.is_cpu else torch.minimum(x.float(), alpha).clamp_(min=0)
+        y = x.float().clamp(0, alpha.item()) if x.is_cpu else x.float().clamp(constant(0, x.device), alpha)
         # Multiplied, then divided: `x * (n / alpha)` rounds twice, and moves values that lie exactly between two levels.
-        y.mul_(n).div_(alpha).round_().mul_(alpha / n)
+        y.mul_(n).div_(alpha).round_().mul_(alpha / constant(n, alpha.device))
         ctx.save_for_backward(x, alpha)
         ctx.unclipped = unclipped
         return y.to(x.dtype)
@@ -205,7 +205,7 @@ def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False, per_channel
     over = {"dim": tuple(range(1, weight.dim())), "keepdim": True} if per_channel else {}
     count = weight[0].numel() if per_channel else weight.numel()
     norm1, norm2 = (torch.linalg.vector_norm(weight, order, dtype=torch.float64, **over) for order in (1, 2))
-    clip = norm2 * (c1 / math.sqrt(count)) + norm1 * (c2 / count)
+    clip = torch.add(norm2 * (c1 / math.sqrt(count)), norm1, alpha=c2 / count)
     return torch.where(clip > 0, clip, largest).float()
 
 
@@ -240,7 +240,7 @@ def weight_codes(
     else:
         top = 2**bits - 1
         codes = unit.add_(1).mul_(top / 2).round_().mul_(2).sub_(top)
-    return codes, clip / top, values
+    return codes, clip / constant(top, clip.device), values
 
 
 def quantize_weight(
@@ -295,7 +295,7 @@ class _Convolve(torch.autograd.Function):
         needs_weight = ctx.needs_input_grad[1] and _wanted.parameters
         grad_x = grad_weight = None
         if needs_x and x_codes.shape[1] == 1:
-            # With one input channel the processor's library is much slower than this; a GPU's is as fast.
+            # With one input channel the libraries are much slower than this.
             grad_x, needs_x = _one_channel_input_gradient(grad, weight, x_codes.shape, ctx.padding), False
         if needs_x or needs_weight:
             p = [ctx.padding, ctx.padding]
@@ -355,13 +355,22 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _one_channel_input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, padding: int) -> Tensor:
-    """d(conv2d)/dx for one input channel: one matrix product, then each kernel position added in its place."""
+def _one_channel_input_gradient(
+    grad: Tensor, weight: Tensor, shape: torch.Size, padding: int, fold: bool | None = None
+) -> Tensor:
+    """d(conv2d)/dx for one input channel: one matrix product, then each kernel position added in its place.
+
+    fold: have torch's `fold` add all of them; None: on a GPU, where that is one kernel for 25. A CPU takes half as much
+    time again for it.
+    """
     n, _, height, width = shape
     out_channels, _, kh, kw = weight.shape
     oh, ow = grad.shape[2:]
     pixels = grad.permute(0, 2, 3, 1).reshape(-1, out_channels)
     kernel = weight.to(grad.dtype).reshape(out_channels, kh * kw).t().contiguous()
+    if not grad.is_cpu if fold is None else fold:
+        columns = kernel @ pixels.view(n, oh * ow, out_channels).transpose(1, 2)
+        return F.fold(columns.float(), (height, width), (kh, kw), padding=padding)
     columns = (kernel @ pixels.t()).view(kh, kw, n, oh, ow).float()
     result = columns.new_zeros(n, height + 2 * padding, width + 2 * padding)
     for i in range(kh):
@@ -441,7 +450,8 @@ class _QuantLayer:
         x_codes = x.detach() * code_scale
         if isinstance(code_scale, Tensor):
             x_codes.round_()  # PACT outputs are on the grid up to rounding error; images between pixel values stay there
-        return weight, x_codes, codes, step / code_scale
+        scale = code_scale if isinstance(code_scale, Tensor) else constant(code_scale, step.device)
+        return weight, x_codes, codes, step / scale
 
 
 @contextlib.contextmanager

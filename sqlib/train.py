@@ -240,7 +240,7 @@ def fit(
     history = []
     for epoch in range(1, run.epochs + 1):
         start = time.perf_counter()
-        losses, right = [], []
+        losses, right, sizes = [], [], []
         for batch in torch.randperm(len(images), generator=shuffle).to(device).split(p.batch_size):
             if on_batch is not None:
                 on_batch(epoch, len(losses) + 1, steps_an_epoch)
@@ -249,9 +249,10 @@ def fit(
             except Diverged as where:
                 raise _diverged(run, epoch, len(losses) + 1, where) from None
             schedule.step()
-            losses.append(loss * len(batch))
+            losses.append(loss)
             right.append(correct)
-        losses = torch.stack(losses)
+            sizes.append(len(batch))
+        losses = torch.stack(losses) * torch.tensor(sizes, device=device)
         finite = bool(losses.isfinite().all())  # here a GPU is waited for
         seconds = time.perf_counter() - start
         if not finite:

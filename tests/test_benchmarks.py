@@ -264,7 +264,9 @@ def test_what_the_readme_says_of_the_gpu_is_what_was_measured():
 def test_the_table_of_the_gpu_says_what_was_met_and_what_differs():
     results = json.loads(gpu.OUTPUT.read_text())
     rows = {
-        row.split("|")[1].strip() + row.split("|")[2]: row for row in gpu.table(results).splitlines() if "guided" in row
+        row.split("|")[1].strip() + row.split("|")[2]: row
+        for row in gpu.table(results).splitlines()
+        if ", guided |" in row
     }
     for entry in results["epochs"]:
         if entry["replayed"] and (entry["setup"], entry["training"]) == ("w4a4", "saliency_guided"):

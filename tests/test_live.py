@@ -1,5 +1,6 @@
 """The live picture of training: what is drawn, in which order, and what is left on the page."""
 
+import pytest
 import torch
 
 from sqlib import live
@@ -42,6 +43,8 @@ def test_each_epoch_updates_line_curves_and_maps_and_close_clears_the_pictures(m
     assert "epoch 1 of 2" in line.shown[0].data and "about 10 s left" in line.shown[0].data
     assert "epoch 2 of 2" in line.shown[1].data and "done" in line.shown[1].data
     assert len(curves.shown) == len(maps.shown) == 3
+    for shown in (*curves.shown[:2], *maps.shown[:2]):  # pictures, not figures, which JupyterLab shows by name
+        assert shown.data.startswith(b"\x89PNG") and shown.alt
     assert curves.shown[-1].data == maps.shown[-1].data == ""
     assert len(picture.strips) == 2 and torch.equal(picture.images, images)
 
@@ -57,7 +60,7 @@ def test_nothing_is_drawn_where_nobody_watches(monkeypatch):
 
 def test_batches_are_told_once_a_second_with_the_time_left(monkeypatch):
     monkeypatch.delenv("SQLIB_UNWATCHED", raising=False)
-    handles, now = [], iter([100.0, 100.5, 102.0, 102.5])
+    handles, now = [], iter([100.0, 100.5, 130.0, 130.5, 132.0])
 
     def display(what, display_id):
         handles.append(Handle())
@@ -67,17 +70,29 @@ def test_batches_are_told_once_a_second_with_the_time_left(monkeypatch):
     monkeypatch.setattr(live.time, "monotonic", lambda: next(now))
     run = Run.make(load_study("smoke"), "mnist", "lenet", "w2a2", "standard", 0).model_copy(update={"epochs": 2})
     picture = live.LiveTraining(run)
-    for batch in (2, 5, 6):
+    for batch in (2, 5, 6, 9):
         picture.batch(1, batch, 20)
-    assert len(handles[0].shown) == 1
-    # 4 of 40 steps took 2 s
-    assert "batch 5 of 20" in handles[0].shown[0].data and "about 18 s left" in handles[0].shown[0].data
+    assert len(handles[0].shown) == 2
+    assert "batch 5 of 20" in handles[0].shown[0].data and "estimating the time left" in handles[0].shown[0].data
+    # The first steps, which warm up, do not count: from the fifth on, 4 took 2 s, and 32 of 40 are left.
+    assert "batch 9 of 20" in handles[0].shown[1].data and "about 16 s left" in handles[0].shown[1].data
 
 
 def test_an_interrupted_training_leaves_what_it_had(monkeypatch):
     monkeypatch.setenv("SQLIB_UNWATCHED", "1")
-    monkeypatch.setattr(live, "display", lambda what, display_id: Handle())
+    handles = []
+
+    def display(what, display_id):
+        handles.append(Handle())
+        return handles[-1]
+
+    monkeypatch.setattr(live, "display", display)
     picture = live.LiveTraining(Run.make(load_study("smoke"), "mnist", "lenet", "fp32", "standard", 0))
-    model, history = object(), [entry(1)]
+    with pytest.raises(live.Interrupted, match="before the first epoch ended") as raised:
+        picture.interrupted()
+    assert raised.value._render_traceback_() == [str(raised.value)]
+    model, history = torch.nn.Identity(), [entry(1)]
     picture(Progress(model, history, torch.rand(10, 28, 28), torch.rand(10, 28, 28), 3))
-    assert picture.model is model and picture.history == history
+    assert picture.interrupted() == (model, history) and not model.training
+    line = handles[0].shown[-1].data
+    assert "interrupted" in line and "after epoch 1 of" in line and "left" not in line

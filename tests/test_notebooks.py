@@ -30,24 +30,44 @@ def test_git_holds_no_outputs(notebook):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
-def test_training_interrupted_by_hand_shows_the_epochs_there_are_and_saves_nothing(tmp_path):
-    # The interruption itself, in the kernel: a cell put before the training has the second epoch's first batch raise it.
+def interrupted_in(epoch, notebook):
+    """Writes 2_train with the interruption itself, in the kernel: a cell put before the training has the epoch's first
+    batch raise it."""
     content = nbformat.read(REPOSITORY / "notebooks/2_train.ipynb", as_version=4)
     at = next(i for i, cell in enumerate(content.cells) if cell.source.startswith("live = LiveTraining"))
-    content.cells.insert(at, nbformat.v4.new_code_cell(INTERRUPT))
-    notebook, folder = tmp_path / "2_train.ipynb", tmp_path / "run"
+    content.cells.insert(at, nbformat.v4.new_code_cell(INTERRUPT.replace("EPOCH", str(epoch))))
     nbformat.write(content, notebook)
+
+
+def test_training_interrupted_before_an_epoch_has_ended_says_so(tmp_path):
+    notebook, folder = tmp_path / "2_train.ipynb", tmp_path / "run"
+    interrupted_in(1, notebook)
+    with pytest.raises(SqlibError, match=r"Interrupted before the first epoch ended: there is nothing to show yet"):
+        execute(notebook, tmp_path / "executed.ipynb", {"folder": str(folder)}, timeout=600)
+    assert not folder.exists()
+    outputs = [
+        output
+        for cell in nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells
+        for output in cell.get("outputs", [])
+    ]
+    (traceback,) = (output.traceback for output in outputs if output.output_type == "error")
+    assert len(traceback) == 1 and "train_step" not in traceback[0]
+
+
+def test_training_interrupted_by_hand_shows_the_epochs_there_are_and_saves_nothing(tmp_path):
+    notebook, folder = tmp_path / "2_train.ipynb", tmp_path / "run"
+    interrupted_in(2, notebook)
     with pytest.raises(SqlibError, match=r"interrupted after epoch 1 of 2: nothing is saved"):
         execute(notebook, tmp_path / "executed.ipynb", {"folder": str(folder)}, timeout=600)
     assert not folder.exists()
     shown = str(nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells)
-    assert "**Interrupted**: what follows is the network after epoch 1 of 2" in shown
+    assert "<strong>interrupted</strong>. What follows is the network after epoch 1 of 2" in shown
     assert "After 1 epoch (" in shown and 'id="film_strip"' in shown and "Test accuracy **" in shown
 
 
 INTERRUPT = """
 class LiveTraining(LiveTraining):
     def batch(self, epoch, batch, batches):
-        if epoch == 2:
+        if epoch == EPOCH:
             raise KeyboardInterrupt
 """

@@ -542,6 +542,18 @@ def test_gradient_of_one_input_channel_when_only_it_is_wanted(padding):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("padding", [0, 2])
+def test_gradient_of_one_input_channel_is_folded_on_a_gpu_to_the_same(padding, dtype):
+    weight, x = torch.randn(4, 1, 3, 5), torch.randn(3, 1, 9, 8)
+    grad = (
+        torch.randn_like(F.conv2d(x, weight, padding=padding)).to(dtype).contiguous(memory_format=torch.channels_last)
+    )
+    added, folded = (quant._one_channel_input_gradient(grad, weight, x.shape, padding, fold) for fold in (False, True))
+    assert added.shape == x.shape
+    torch.testing.assert_close(folded, added, rtol=1e-5, atol=1e-5)
+
+
 def test_pact_and_conv_together_give_alpha_its_gradient():
     clip, layer = PACT(2, 0.8), QuantConv2d(3, 4, 3, bits=2)
     x = torch.randn(2, 3, 6, 6, requires_grad=True)
