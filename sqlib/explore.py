@@ -26,6 +26,7 @@ from sqlib.explain import SIGNED_COLOURS, method_title
 from sqlib.metrics import dead, salient_order
 from sqlib.models import Network, predict
 from sqlib.plots import find_reports, setup_style, study_of, training_title
+from sqlib.quality import NO_GRADIENT
 from sqlib.runs import PACKED, load_model
 from sqlib.saliency import METHODS, SURROGATES, saliency_map
 
@@ -34,6 +35,7 @@ IMAGES = 1000
 
 ALL, ERRORS, DISAGREEMENTS = "all images", "some setup is wrong", "setups disagree"
 FILTERS = (ALL, ERRORS, DISAGREEMENTS)
+EMPTY = "Draw a digit or a garment, white on black, or start from a test image: every network answers while you draw."
 ALL_CLASSES = -1  # a menu shows nothing for None
 
 
@@ -157,12 +159,16 @@ def picture(values: Tensor, signed: bool = False, size: int = 150) -> str:
 
 STYLE = """<style>
 .sqx {display: flex; flex-wrap: wrap; gap: 8px; font: 14px system-ui, sans-serif}
-.sqx figure {margin: 0; width: 154px} .sqx img {display: block; width: 150px; height: 150px; border: 1px solid #767676}
+.sqx figure {margin: 0; flex: 1 1 118px; max-width: 154px; min-width: 0}
+.sqx img {display: block; box-sizing: border-box; width: 100%; aspect-ratio: 1; border: 1px solid #767676}
+.sqx .row + img {margin-top: 8px}
 .sqx h3 {margin: 0 0 2px; font-size: 15px} .sqx p {margin: 4px 0}
 .sqx p.says {min-height: 36px; line-height: 18px} .sqx .wrong {color: #A33B00; font-weight: bold}
 .sqx .row {display: flex; align-items: center; gap: 4px; font-size: 12px; line-height: 16px}
-.sqx .row span {width: 66px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; text-align: right}
-.sqx .row i {display: block; height: 10px}
+.sqx .row span {flex: 0 0 42%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; text-align: right}
+.sqx .row div {flex: 1; min-width: 0} .sqx .row i {display: block; height: 10px} .sqx .row small {font-size: 12px}
+body[data-jp-theme-light="false"] .sqx .wrong {color: #FF9E66}
+body[data-jp-theme-light="false"] .sqx .row i {box-shadow: 0 0 0 1px #BDBDBD}
 </style>"""
 
 
@@ -205,9 +211,11 @@ def _figure(title: str, address: str, alt: str, below: str) -> str:
 
 
 def _bars(probabilities: Tensor, classes: Sequence[str], colour: str) -> str:
+    # A bar that would be thinner than a line is left out: on dark ground bars have a rim.
     return "".join(
-        f'<div class="row"><span>{html.escape(name)}</span>'
-        f'<i style="width: {48 * float(p):.0f}px; background: {colour}"></i>{float(p):.0%}</div>'
+        f'<div class="row"><span>{html.escape(name)}</span><div>'
+        + (f'<i style="width: {float(p):.0%}; background: {colour}"></i>' if p >= 0.015 else "")
+        + f"</div><small>{float(p):.0%}</small></div>"
         for name, p in zip(classes, probabilities, strict=True)
     )
 
@@ -298,7 +306,10 @@ class Explorer(widgets.VBox):
             options=[("all classes", ALL_CLASSES)], description="class", layout={"width": "220px"}
         )
         self.which = choice("show", FILTERS, str)
-        self.image = widgets.IntSlider(description="image", continuous_update=True, layout={"width": "380px"})
+        # Its position says nothing; which image it is, and which of how many, stands above the maps.
+        self.image = widgets.IntSlider(
+            description="image", continuous_update=True, readout=False, layout={"width": "380px"}
+        )
         self.blank = widgets.IntSlider(0, 0, 90, 5, description="blank top %", layout={"width": "380px"})
         self.pad = Pad()
         self.clear = widgets.Button(description="clear", layout={"width": "122px"})
@@ -306,22 +317,30 @@ class Explorer(widgets.VBox):
         self.start = widgets.Button(description="draw on this image")
         self.brush = widgets.FloatSlider(1.2, min=0.4, max=4, step=0.2, description="brush", layout={"width": "254px"})
         self.out = widgets.HTML()
-        self.drawn = widgets.HTML(layout={"flex": "1 1 0%", "min_width": "636px"})  # four maps beside the pad
+        self.drawn = widgets.HTML(layout={"flex": "1 1 0%", "min_width": "500px"})  # four maps beside the pad
         self.note = widgets.HTML()
+        titles = {setup.name: setup.title for setup in lab.study.setups}
+        legend = "; ".join(
+            f"<strong>{html.escape(name)}</strong>: {html.escape(title)}" for name, title in titles.items()
+        )
+        self.legend = widgets.HTML(f"<p>{legend}.</p>")
 
         self._numbers: list[int] = []
+        self._number: int | None = None  # of the test image that is shown
+        self._choosing = False
         self._fill_classes(first)
         self._choose_images()
         for control in (self.dataset, self.network, self.training, self.seed):
             control.observe(self._changed_group, "value")
         for control in (self.label, self.which):
             control.observe(lambda _: self._choose_images(), "value")
-        self.image.observe(lambda _: self.show(), "value")
+        self.image.observe(lambda _: self._choosing or self.show(), "value")
+        self.method.observe(self._changed_method, "value")
         for control in (self.method, self.surrogate, self.blank):
             control.observe(lambda _: self._show_what_is_seen(), "value")
         self.pad.observe(lambda _: self.show_drawing(), "pixels")
-        self.clear.on_click(lambda _: setattr(self.pad, "pixels", [0] * 784))
-        self.start.on_click(lambda _: setattr(self.pad, "pixels", self._pixels().flatten().tolist()))
+        self.clear.on_click(lambda _: self._clear())
+        self.start.on_click(lambda _: self._draw_on_the_image())
         widgets.link((self.erase, "value"), (self.pad, "erase"))
         widgets.link((self.brush, "value"), (self.pad, "brush"))
 
@@ -332,7 +351,7 @@ class Explorer(widgets.VBox):
         drawing = widgets.HBox([tools, self.drawn], layout={"flex_flow": "wrap"})
         self.tabs = widgets.Tab([widgets.VBox([what, self.out]), drawing], titles=["Test images", "Draw your own"])
         self.tabs.observe(lambda _: self._show_what_is_seen(), "selected_index")
-        super().__init__([which_run, how, self.note, self.tabs])
+        super().__init__([which_run, how, self.note, self.tabs, self.legend])
         self.show()
         self.show_drawing()
 
@@ -345,8 +364,10 @@ class Explorer(widgets.VBox):
     def _changed_group(self, change: dict) -> None:
         if self.group is None:
             self.note.value = "<p>There is no trained model of this choice; the seeds that are published have them.</p>"
+            self.start.disabled = True
             return
         self.note.value = ""
+        self.start.disabled = not self._numbers
         if change["owner"] is self.dataset:
             self._fill_classes(self.group)
         self._choose_images()
@@ -361,16 +382,31 @@ class Explorer(widgets.VBox):
         classes = self.lab.data(group).classes
         self.label.options = [("all classes", ALL_CLASSES), *((name, i) for i, name in enumerate(classes))]
 
+    def _changed_method(self, change: dict) -> None:
+        self.surrogate.disabled = change["new"] in NO_GRADIENT
+
     def _choose_images(self) -> None:
+        """Take the images that pass the filters; the one that is shown stays, if it is among them, else the first comes."""
         if self.group is None:
             return
         self._numbers = self.lab.numbers(self.group, self.label.value, self.which.value)
-        self.image.max = max(0, len(self._numbers) - 1)
+        self._choosing = True
+        try:
+            self.image.max = max(0, len(self._numbers) - 1)
+            self.image.value = self._numbers.index(self._number) if self._number in self._numbers else 0
+        finally:
+            self._choosing = False
         self.image.disabled = len(self._numbers) < 2
+        self.start.disabled = not self._numbers
         self.show()
 
-    def _pixels(self) -> Tensor:
-        return self.lab.data(self.group).test_images[self._numbers[self.image.value]]
+    def _clear(self) -> None:
+        self.erase.value = False
+        self.pad.pixels = [0] * 784
+
+    def _draw_on_the_image(self) -> None:
+        if self.group is not None and self._numbers:
+            self.pad.pixels = self.lab.data(self.group).test_images[self._number].flatten().tolist()
 
     def show(self) -> None:
         """Show the chosen test image as every network sees it."""
@@ -378,15 +414,19 @@ class Explorer(widgets.VBox):
             return
         if not self._numbers:
             self.out.value = "<p>None of the first 1,000 test images is like that.</p>"
+            self.start.description = "draw on a test image"
             return
-        number = self._numbers[min(self.image.value, len(self._numbers) - 1)]
+        self._number = number = self._numbers[self.image.value]
+        self.start.description = f"draw on test image {number}"
         data = self.lab.data(self.group)
         shown = self._view(data.test_images[number], int(data.test_labels[number]))
         self.out.value = f"<p>Test image {number}, {self.image.value + 1} of {len(self._numbers)}</p>{shown}"
 
     def show_drawing(self) -> None:
-        """Show what every network makes of the drawing."""
-        if self.group is not None:
+        """Show what every network makes of the drawing; of an empty pad, what it is for."""
+        if not any(self.pad.pixels):
+            self.drawn.value = f'{STYLE}<div class="sqx"><p>{EMPTY}</p></div>'
+        elif self.group is not None:
             self.drawn.value = self._view(torch.tensor(self.pad.pixels, dtype=torch.uint8).view(28, 28), None)
 
     def _view(self, pixels: Tensor, truth: int | None) -> str:

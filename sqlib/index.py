@@ -10,7 +10,7 @@ from sqlib.claims import read_claims, signed, unit_of
 from sqlib.config import NETWORK_LAYERS, Run, SqlibError, Study, dataset_title
 from sqlib.driver import logged_errors
 from sqlib.files import write_atomically
-from sqlib.pages import check_size, file_links, render_page, table_html, with_file_links
+from sqlib.pages import check_size, file_links, render_page, table_html, with_file_links, with_wide_figures_marked
 from sqlib.runs import collect, compare_page, read_result
 from sqlib.sweeps import load_sweep
 
@@ -83,7 +83,7 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         has_heading=True,
     )
     index = reports / "index.html"
-    write_atomically(index, with_file_links(page, reports).encode())
+    write_atomically(index, with_file_links(with_wide_figures_marked(page), reports).encode())
     check_size(index)
     return index
 

@@ -63,7 +63,7 @@ def render(
     body = _ADDRESS.sub(_plain_address, body)
     # A wide figure scrolls on a narrow screen, so the keyboard must reach it.
     body = re.sub(r"<figure\b(?![^>]*tabindex)", '<figure tabindex="0"', body)
-    body = with_contents(with_file_links(body, Path(html).parent))
+    body = with_contents(with_file_links(with_wide_figures_marked(body), Path(html).parent))
     body = with_subject(body, title)
     page = render_page(
         "page.html.j2",
@@ -104,6 +104,19 @@ def file_links(folder: Path, name: str, where: str) -> str:
     return f' <span class="files">{" · ".join(links)}</span>' if there else ""
 
 
+PHONE = 340
+"""Pixels across that a figure may have to be seen whole on a phone (its stylesheet shows wider ones as wide as 40rem)."""
+
+
+def with_wide_figures_marked(page: str) -> str:
+    """The page with `data-wide` on each figure that a phone shows only a part of: its caption says so there."""
+
+    def mark(found: re.Match) -> str:
+        return "<figure data-wide" if int(found[1]) > PHONE else "<figure"
+
+    return re.sub(r'<figure\b(?=[^>]*>\s*<img\b[^>]*\bwidth="(\d+)")', mark, page)
+
+
 def with_file_links(page: str, folder: Path) -> str:
     """The page with links under each figure and table to its files, as far as they lie beside the page in `folder`."""
 
@@ -115,7 +128,8 @@ def with_file_links(page: str, folder: Path) -> str:
         return f'{found[1]}<p class="note">{links.strip()}</p></div>' if links else found[0]
 
     page = re.sub(r'(<figure [^>]*?id="([^"]+)".*?)(</figcaption></figure>)', figure, page, flags=re.DOTALL)
-    return re.sub(r'(<div class="table" id="([^"]+)".*?)</div>', table, page, flags=re.DOTALL)
+    # Whatever the order of their attributes, which what makes pages safe sorts.
+    return re.sub(r'(<div (?=[^>]*\bclass="table")(?=[^>]*\bid="([^"]+)").*?)</div>', table, page, flags=re.DOTALL)
 
 
 CONTENTS_FROM = 4

@@ -113,16 +113,63 @@ def test_a_choice_without_images_or_models_says_so_and_goes_on(explorer):
     assert explorer.note.value == ""
 
 
+def test_nothing_can_be_drawn_on_where_no_image_is_shown(explorer):
+    explorer.label.options = [("none", 99)]
+    assert explorer.start.disabled
+    explorer.start.click()
+    assert not any(explorer.pad.pixels)
+    explorer.label.options = [("all classes", explore.ALL_CLASSES)]
+    assert not explorer.start.disabled and explorer.start.description == "draw on test image 0"
+    explorer.seed.options = [("7", 7)]
+    explorer.start.click()
+    assert explorer.start.disabled and not any(explorer.pad.pixels)
+    explorer.seed.options = [("0", 0)]
+    explorer.image.value = 3
+    explorer.start.click()
+    assert explorer.pad.pixels == explorer.lab.data(explorer.group).test_images[3].flatten().tolist()
+
+
+def test_a_filter_keeps_the_image_that_passes_it_and_else_begins_with_the_first(explorer):
+    labels = explorer.lab.data(explorer.group).test_labels[:60].tolist()
+    explorer.image.value = 20
+    explorer.label.value = labels[20]
+    same = [i for i, label in enumerate(labels) if label == labels[20]]
+    assert f"Test image 20, {same.index(20) + 1} of {len(same)}" in explorer.out.value
+    other = (labels[20] + 1) % 10
+    explorer.label.value = other
+    assert f"Test image {labels.index(other)}, 1 of {labels.count(other)}" in explorer.out.value
+
+
+def test_an_image_is_asked_about_once_whatever_changes(explorer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(explorer, "_view", lambda pixels, truth: asked.append(truth) or "")
+    explorer.image.value = 50
+    explorer.label.value = 7
+    assert len(asked) == 2
+
+
+def test_the_gradient_can_be_chosen_where_there_is_one(explorer):
+    for method in METHODS:
+        explorer.method.value = method
+        assert explorer.surrogate.disabled == (method == "occlusion")
+
+
+def test_it_says_what_the_setups_are(explorer):
+    assert "<strong>mixed</strong>: Mixed 4/2 bits: first and last layer 4, the rest 2" in explorer.legend.value
+
+
 def test_drawing_is_answered_and_cleared(explorer):
     blank = explorer.drawn.value
+    assert "Draw a digit or a garment" in blank and "<figure>" not in blank
     pixels = [0] * 784
     for row in range(4, 24):
         pixels[28 * row + 13 : 28 * row + 16] = [255] * 3
     explorer.pad.pixels = pixels
     drawn = explorer.drawn.value
     assert drawn != blank and drawn.count("<figure>") == 4 and "(wrong)" not in drawn
+    explorer.erase.value = True
     explorer.clear.click()
-    assert explorer.pad.pixels == [0] * 784 and explorer.drawn.value == blank
+    assert explorer.pad.pixels == [0] * 784 and explorer.drawn.value == blank and not explorer.erase.value
     explorer.start.click()
     assert sum(explorer.pad.pixels) > 0 and explorer.drawn.value != blank
     explorer.erase.value, explorer.brush.value = True, 3.0

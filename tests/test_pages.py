@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import nbformat.v4 as v4
+import pandas as pd
 import pytest
 from browser import chromium, opened, scrolls_sideways
 
@@ -162,6 +163,21 @@ def test_figures_and_tables_link_the_files_that_lie_beside_the_page(tmp_path):
     assert re.findall('href="([^"]*)"', linked) == ["figures/a.svg", "figures/a.pdf", "tables/b.csv", "tables/b.tex"]
     assert '>A. <span class="files"><a href="figures/a.svg" aria-label="SVG of a">SVG</a> · ' in linked
     assert linked.endswith(' aria-label="LaTeX of b">LaTeX</a></span></p></div>')
+
+
+def test_a_pages_tables_have_their_links_whatever_makes_the_page_does_to_them(tmp_path):
+    table = v4.new_output("display_data", data={"text/html": pages.table_html(pd.DataFrame({"x": [1]}), "b", "B")})
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell("show", outputs=[table])]), tmp_path / "page.ipynb")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/b.csv").write_text("x\n1\n")
+    render(tmp_path / "page.ipynb", tmp_path / "page.html", "Page")
+    assert 'href="tables/b.csv"' in (tmp_path / "page.html").read_text()
+
+
+def test_a_figure_wider_than_a_phone_is_marked():
+    page = '<figure id="a"><img alt="x" width="778" height="9"></figure><figure tabindex="0"><img width="300"></figure><figure>'
+    marked = pages.with_wide_figures_marked(page)
+    assert marked == page.replace('<figure id="a"', '<figure data-wide id="a"')
 
 
 def test_a_large_page_is_noticed(made):
