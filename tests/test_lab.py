@@ -1,4 +1,4 @@
-"""The explorer in JupyterLab, in a real browser: opened, run, moved, filtered and drawn on with the mouse."""
+"""JupyterLab in a real browser: the explorer opened, run, moved, filtered and drawn on; training watched and interrupted."""
 
 import os
 import shutil
@@ -22,9 +22,12 @@ SECONDS = 1000  # Playwright counts in milliseconds
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The address of a JupyterLab that serves a copy of explore.ipynb on loopback."""
+    """The address of a JupyterLab that serves copies of explore.ipynb and of a long 2_train.ipynb on loopback."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copy(REPOSITORY / "notebooks/explore.ipynb", folder)
+    training, once = (REPOSITORY / "notebooks/2_train.ipynb").read_text(), ".run(run_id)"
+    assert training.count(once) == 1
+    (folder / "2_train.ipynb").write_text(training.replace(once, once + ".model_copy(update={'epochs': 200})"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -50,28 +53,34 @@ def server(tmp_path_factory):
         running.wait(60)
 
 
+def run_all(browser, server: str, notebook: str, height: int) -> tuple[Page, list[str]]:
+    """(a tab in which all cells of the notebook were told to run, the errors that its console shows)."""
+    tab = browser.new_page(viewport={"width": 1400, "height": height})
+    tab.set_default_timeout(60 * SECONDS)
+    expect.set_options(timeout=60 * SECONDS)
+    errors: list[str] = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("request", lambda r: errors.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None)
+    tab.goto(f"{server}/lab/tree/{notebook}?token={TOKEN}")
+    tab.wait_for_selector(".jp-Notebook")
+    kernel = tab.locator(".jp-Toolbar-kernelName").first
+    accept = tab.locator(".jp-Dialog button.jp-mod-accept")
+    for _ in range(240):  # JupyterLab asks for the kernel when it is quicker than its own session
+        if accept.count():
+            accept.first.click()
+        elif "Python 3" in kernel.inner_text() and "Unknown" not in (kernel.get_attribute("title") or ""):
+            break
+        tab.wait_for_timeout(500)
+    tab.get_by_role("menuitem", name="Run", exact=True).click()
+    tab.get_by_text("Run All Cells", exact=True).click()
+    return tab, errors
+
+
 @pytest.fixture(scope="module")
 def lab(server):
     """(the tab in which the explorer has run, the errors that its console showed)."""
     with chromium() as browser:
-        tab = browser.new_page(viewport={"width": 1400, "height": 1300})
-        tab.set_default_timeout(60 * SECONDS)
-        expect.set_options(timeout=60 * SECONDS)
-        errors: list[str] = []
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.on("request", lambda r: errors.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None)
-        tab.goto(f"{server}/lab/tree/explore.ipynb?token={TOKEN}")
-        tab.wait_for_selector(".jp-Notebook")
-        kernel = tab.locator(".jp-Toolbar-kernelName").first
-        accept = tab.locator(".jp-Dialog button.jp-mod-accept")
-        for _ in range(240):  # JupyterLab asks for the kernel when it is quicker than its own session
-            if accept.count():
-                accept.first.click()
-            elif "Python 3" in kernel.inner_text() and "Unknown" not in (kernel.get_attribute("title") or ""):
-                break
-            tab.wait_for_timeout(500)
-        tab.get_by_role("menuitem", name="Run", exact=True).click()
-        tab.get_by_text("Run All Cells", exact=True).click()
+        tab, errors = run_all(browser, server, "explore.ipynb", 1300)
         try:
             expect(tab.locator(".sqx").first).to_be_visible(timeout=180 * SECONDS)
         finally:
@@ -171,3 +180,31 @@ def test_a_stroke_is_answered_by_every_network(lab):
     tab.get_by_role("button", name="clear").click()
     expect(tab.locator(".sqx").nth(1)).to_contain_text("Draw a digit or a garment")
     assert errors == []
+
+
+def test_training_is_drawn_while_it_lasts_and_an_interruption_keeps_what_there_is(server):
+    with chromium() as browser:
+        tab, errors = run_all(browser, server, "2_train.ipynb", 1000)
+        line = tab.locator(".jp-OutputArea p").filter(has_text="mnist/lenet/w2a2/saliency_guided/seed0:").first
+        curves, maps = (tab.locator(f"img[alt^='{alt}']") for alt in ("Loss and accuracy", "Ten validation images and"))
+        expect(curves).to_be_visible(timeout=180 * SECONDS)
+        expect(maps).to_be_visible()
+        assert curves.evaluate("image => image.naturalWidth") > 400
+        before = maps.get_attribute("src")
+        for _ in range(300):
+            if maps.get_attribute("src") != before:
+                break
+            tab.wait_for_timeout(100)
+        else:
+            raise AssertionError("the maps have not changed in 30 seconds")
+        expect(line.locator("progress")).to_be_visible()
+        expect(line).to_contain_text("s left")
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        tab.screenshot(path=SCREENSHOTS / "lab_training.jpg", quality=80)
+        tab.get_by_role("menuitem", name="Kernel", exact=True).click()
+        tab.get_by_text("Interrupt Kernel", exact=True).click()
+        expect(line).to_contain_text("interrupted. What follows is the network after epoch")
+        expect(tab.locator("#film_strip img").first).to_be_visible()
+        expect(curves).to_have_count(0)
+        tab.screenshot(path=SCREENSHOTS / "lab_interrupted.jpg", quality=80)
+        assert errors == []

@@ -11,7 +11,7 @@ import pytest
 from browser import chromium, opened, scrolls_sideways
 
 from sqlib import pages
-from sqlib.config import SqlibError
+from sqlib.config import REPOSITORY, SqlibError
 from sqlib.execution import execute
 from sqlib.pages import check_size, render
 
@@ -172,6 +172,17 @@ def test_a_pages_tables_have_their_links_whatever_makes_the_page_does_to_them(tm
     (tmp_path / "tables/b.csv").write_text("x\n1\n")
     render(tmp_path / "page.ipynb", tmp_path / "page.html", "Page")
     assert 'href="tables/b.csv"' in (tmp_path / "page.html").read_text()
+
+
+def test_every_published_table_that_has_files_links_to_them():
+    reference, linked = REPOSITORY / "reports/reference", 0
+    for page in reference.glob("*.html"):
+        text = page.read_text()
+        for name in set(re.findall(r'<div (?=[^>]*class="table")[^>]*\bid="([^"]+)"', text)):
+            for file in reference.glob(f"tables/{name}.*"):
+                assert f'href="tables/{file.name}"' in text, f"{page.name}: {file.name}"
+                linked += 1
+    assert linked > 30
 
 
 def test_a_figure_wider_than_a_phone_is_marked():
