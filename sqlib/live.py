@@ -1,10 +1,12 @@
 """Training drawn while it happens: loss, accuracy and ten saliency maps, redrawn in place after every epoch."""
 
+import base64
+import html
 import io
 import os
 import time
 
-from IPython.display import HTML, Image, display
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -101,11 +103,12 @@ class LiveTraining:
         self._maps.update(HTML(""))
 
 
-def picture(figure: Figure, alt: str) -> Image:
-    """A figure as a PNG that JupyterLab shows: of the figure itself it would show the name, unless pyplot had made one before."""
+def picture(figure: Figure, alt: str) -> HTML:
+    """A figure as a picture with its words: of the figure itself JupyterLab shows the name, unless pyplot made one before."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", facecolor="white")
-    return Image(data=buffer.getvalue(), format="png", alt=alt)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return HTML(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">')
 
 
 class Interrupted(KeyboardInterrupt):
