@@ -173,6 +173,7 @@ def test_a_stroke_is_answered_by_every_network(lab):
     # As JupyterLab opens on a laptop, with its list of files: all four stand beside the pad.
     tab.set_viewport_size({"width": 1280, "height": 800})
     tab.wait_for_timeout(500)
+    canvas.scroll_into_view_if_needed()
     pad = canvas.bounding_box()
     boxes = [figure.bounding_box() for figure in tab.locator(".sqx").nth(1).locator("figure").all()]
     assert len({round(one["y"]) for one in boxes}) == 1 and boxes[0]["x"] > pad["x"] + pad["width"]
@@ -201,11 +202,13 @@ def test_training_is_drawn_while_it_lasts_and_an_interruption_keeps_what_there_i
     expect(line.locator("progress")).to_be_visible()
     expect(line).to_contain_text("s left")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    line.scroll_into_view_if_needed()
     tab.screenshot(path=SCREENSHOTS / "lab_training.jpg", quality=80)
     tab.get_by_role("menuitem", name="Kernel", exact=True).click()
     tab.get_by_text("Interrupt Kernel", exact=True).click()
     expect(line).to_contain_text("interrupted. What follows is the network after epoch")
     expect(tab.locator("#film_strip img").first).to_be_visible()
     expect(curves).to_have_count(0)
+    line.scroll_into_view_if_needed()
     tab.screenshot(path=SCREENSHOTS / "lab_interrupted.jpg", quality=80)
     assert errors == []
