@@ -71,12 +71,13 @@ def never_waits(run: Run, device: torch.device) -> None:
     """Raises RuntimeError, from torch, if a step of the run waits for the GPU."""
     model = train.seeded_model(run, device)
     optimizer, schedule = train.make_optimizer(model, run, steps=10)
-    images = torch.rand(run.parameters.batch_size, 1, 28, 28, device=device)
-    labels = torch.randint(10, (len(images),), device=device)
+    pixels = torch.randint(256, (run.parameters.batch_size, 28, 28), dtype=torch.uint8, device=device)
+    labels = torch.randint(10, (len(pixels),), device=device)
     noise = torch.Generator(device).manual_seed(0)
     for mode in ("default", "error"):
         torch.cuda.set_sync_debug_mode(mode)
         try:
+            images = to_float(train.shifted(pixels, run.parameters.shift, noise))
             train.train_step(model, optimizer, images, labels, run, noise)
             schedule.step()
         finally:

@@ -328,6 +328,7 @@ class Explorer(widgets.VBox):
         self._numbers: list[int] = []
         self._number: int | None = None  # of the test image that is shown
         self._choosing = False
+        self._named = ""  # the data set whose classes the menu names
         self._fill_classes(first)
         self._choose_images()
         for control in (self.dataset, self.network, self.training, self.seed):
@@ -352,7 +353,6 @@ class Explorer(widgets.VBox):
         self.tabs = widgets.Tab([widgets.VBox([what, self.out]), drawing], titles=["Test images", "Draw your own"])
         self.tabs.observe(lambda _: self._show_what_is_seen(), "selected_index")
         super().__init__([which_run, how, self.note, self.tabs, self.legend])
-        self.show()
         self.show_drawing()
 
     @property
@@ -361,14 +361,13 @@ class Explorer(widgets.VBox):
         chosen = Group(self.dataset.value, self.network.value, self.training.value, self.seed.value)
         return chosen if chosen in self.lab.places else None
 
-    def _changed_group(self, change: dict) -> None:
+    def _changed_group(self, _change: dict) -> None:
         if self.group is None:
             self.note.value = "<p>There is no trained model of this choice; the seeds that are published have them.</p>"
             self.start.disabled = True
             return
         self.note.value = ""
-        self.start.disabled = not self._numbers
-        if change["owner"] is self.dataset:
+        if self._named != self.group.dataset:
             self._fill_classes(self.group)
         self._choose_images()
         if self.tabs.selected_index == 1:
@@ -379,15 +378,19 @@ class Explorer(widgets.VBox):
         (self.show_drawing if self.tabs.selected_index == 1 else self.show)()
 
     def _fill_classes(self, group: Group) -> None:
-        classes = self.lab.data(group).classes
-        self.label.options = [("all classes", ALL_CLASSES), *((name, i) for i, name in enumerate(classes))]
+        self._named, classes = group.dataset, self.lab.data(group).classes
+        self._choosing = True  # a new menu begins with all classes
+        try:
+            self.label.options = [("all classes", ALL_CLASSES), *((name, i) for i, name in enumerate(classes))]
+        finally:
+            self._choosing = False
 
     def _changed_method(self, change: dict) -> None:
         self.surrogate.disabled = change["new"] in NO_GRADIENT
 
     def _choose_images(self) -> None:
         """Take the images that pass the filters; the one that is shown stays, if it is among them, else the first comes."""
-        if self.group is None:
+        if self.group is None or self._choosing:
             return
         self._numbers = self.lab.numbers(self.group, self.label.value, self.which.value)
         self._choosing = True

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import os
 import time
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from sqlib import plots
 from sqlib.config import Run
 from sqlib.models import Network
+from sqlib.notebook import png
 from sqlib.train import Progress
 
 
@@ -31,14 +31,14 @@ class LiveTraining:
         self.model: Network | None = None
         self.history: list[dict] = []
         self._watched = not os.environ.get("SQLIB_UNWATCHED")  # set by `sqlib.execution`: pictures would be for nobody
-        self._began = self._said = time.monotonic()
+        self._said = time.monotonic()
         self._first: tuple[float, int] | None = None  # when, and after how many steps, the warming up was over
         self._line = display(HTML(f"<p>{run.id}: epoch 1 of {run.epochs} under way</p>"), display_id=True)
         self._curves = display(HTML(""), display_id=True)
         self._maps = display(HTML(""), display_id=True)
 
     def __call__(self, progress: Progress) -> None:
-        self.images, self.model, self.history = progress.strip_images, progress.model, progress.history
+        self.images, self.model, self.history = progress.strip_images, progress.model, list(progress.history)
         self.strips.append(progress.strip_maps)
         last = progress.history[-1]
         left = progress.epochs - last["epoch"]
@@ -74,7 +74,7 @@ class LiveTraining:
         self._line.update(
             HTML(
                 f"<p>{self.run.id}: epoch {epoch} of {self.run.epochs}, batch {batch:,} of {batches:,} "
-                f'<progress value="{done}" max="{self.run.epochs * batches}"></progress> {left}</p>'
+                f'<progress aria-label="training" value="{done}" max="{self.run.epochs * batches}"></progress> {left}</p>'
             )
         )
 
@@ -92,7 +92,8 @@ class LiveTraining:
         self._line.update(
             HTML(
                 f"<p>{self.run.id}: <strong>interrupted</strong>. What follows is the network after epoch "
-                f"{len(self.history)} of {self.run.epochs}, or a little later; nothing is saved.</p>"
+                f"{len(self.history)} of {self.run.epochs}, or a little later"
+                f"{'; nothing is saved' * (len(self.history) < self.run.epochs)}.</p>"
             )
         )
         return self.model.eval(), self.history
@@ -104,11 +105,10 @@ class LiveTraining:
 
 
 def picture(figure: Figure, alt: str) -> HTML:
-    """A figure as a picture with its words: of the figure itself JupyterLab shows the name, unless pyplot made one before."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", facecolor="white")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return HTML(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">')
+    """A figure as a picture: JupyterLab shows a figure that pyplot did not make by its name."""
+    address = base64.b64encode(png(figure, "", alt)).decode()
+    width = round(96 * figure.get_figwidth())  # the same in every epoch, so that the notebook stands still
+    return HTML(f'<img alt="{html.escape(alt)}" style="width: {width}px" src="data:image/png;base64,{address}">')
 
 
 class Interrupted(KeyboardInterrupt):

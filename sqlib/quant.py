@@ -103,7 +103,7 @@ def _gates(grad: Tensor, x: Tensor, alpha: Tensor, clipped: bool, unclipped: boo
 
 
 def _gates_by_value(grad: Tensor, x: Tensor, alpha: Tensor, clipped: bool, unclipped: bool):
-    """`_gates`, to the bit (but for a NaN in x), in a pass each.
+    """`_gates`, to the bit (but for what is not finite), in a pass each.
 
     `hardtanh_backward(grad, x, a, b)` is grad where a < x < b, else 0.
     """

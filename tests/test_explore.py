@@ -146,6 +146,8 @@ def test_an_image_is_asked_about_once_whatever_changes(explorer, monkeypatch):
     explorer.image.value = 50
     explorer.label.value = 7
     assert len(asked) == 2
+    explorer.dataset.value = "fashion_mnist"  # which has other classes: all of them are shown
+    assert len(asked) == 3 and explorer.label.value == explore.ALL_CLASSES
 
 
 def test_the_gradient_can_be_chosen_where_there_is_one(explorer):
@@ -156,6 +158,14 @@ def test_the_gradient_can_be_chosen_where_there_is_one(explorer):
 
 def test_it_says_what_the_setups_are(explorer):
     assert "<strong>mixed</strong>: Mixed 4/2 bits: first and last layer 4, the rest 2" in explorer.legend.value
+
+
+def test_the_menu_names_the_classes_of_the_data_set_that_is_shown(explorer):
+    explorer.dataset.value = "fashion_mnist"
+    explorer.seed.options = [("7", 7), ("0", 0)]  # of which nothing is there
+    explorer.dataset.value = "mnist"
+    explorer.seed.value = 0
+    assert [name for name, _ in explorer.label.options[1:]] == list(explorer.lab.data(explorer.group).classes)
 
 
 def test_drawing_is_answered_and_cleared(explorer):

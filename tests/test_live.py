@@ -46,7 +46,7 @@ def test_each_epoch_updates_line_curves_and_maps_and_close_clears_the_pictures(m
     assert "epoch 2 of 2" in line.shown[1].data and "done" in line.shown[1].data
     assert len(curves.shown) == len(maps.shown) == 3
     for shown in (*curves.shown[:2], *maps.shown[:2]):  # pictures, not figures, which JupyterLab shows by name
-        assert re.match(r'<img alt="[A-Z][^"]+" src="data:image/png;base64,iVBOR', shown.data)
+        assert re.match(r'<img alt="[A-Z][^"]+" style="width: \d+px" src="data:image/png;base64,iVBOR', shown.data)
     assert curves.shown[-1].data == maps.shown[-1].data == ""
     assert len(picture.strips) == 2 and torch.equal(picture.images, images)
 
@@ -75,6 +75,7 @@ def test_batches_are_told_once_a_second_with_the_time_left(monkeypatch):
     for batch in (2, 5, 6, 9):
         picture.batch(1, batch, 20)
     assert len(handles[0].shown) == 2
+    assert '<progress aria-label="training"' in handles[0].shown[0].data
     assert "batch 5 of 20" in handles[0].shown[0].data and "estimating the time left" in handles[0].shown[0].data
     # The first steps, which warm up, do not count: from the fifth on, 4 took 2 s, and 32 of 40 are left.
     assert "batch 9 of 20" in handles[0].shown[1].data and "about 16 s left" in handles[0].shown[1].data
@@ -95,6 +96,10 @@ def test_an_interrupted_training_leaves_what_it_had(monkeypatch):
     assert raised.value._render_traceback_() == [str(raised.value)]
     model, history = torch.nn.Identity(), [entry(1)]
     picture(Progress(model, history, torch.rand(10, 28, 28), torch.rand(10, 28, 28), 3))
-    assert picture.interrupted() == (model, history) and not model.training
+    history.append(entry(2))  # as `fit` does before it tells of it
+    assert picture.interrupted() == (model, history[:1]) and not model.training
     line = handles[0].shown[-1].data
-    assert "interrupted" in line and "after epoch 1 of" in line and "left" not in line
+    assert "interrupted" in line and "after epoch 1 of" in line and "nothing is saved" in line and "left" not in line
+    picture.history = history[:1] * picture.run.epochs
+    picture.interrupted()
+    assert "nothing is saved" not in handles[0].shown[-1].data  # it is: all epochs are there

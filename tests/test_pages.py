@@ -182,6 +182,9 @@ def test_every_published_table_that_has_files_links_to_them():
             for file in reference.glob(f"tables/{name}.*"):
                 assert f'href="tables/{file.name}"' in text, f"{page.name}: {file.name}"
                 linked += 1
+        assert ("<figure data-wide" in text) == ("<figure" in text), (
+            page.name
+        )  # all figures here are wider than a phone
     assert linked > 30
 
 

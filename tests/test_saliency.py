@@ -80,16 +80,24 @@ def test_occlusion_of_a_linear_model(linear, tiny):
     torch.testing.assert_close(saliency_map(linear, x, targets, "occlusion") / 2, total / count, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bits", [4, 32])
 @pytest.mark.parametrize("count", [1, 2, 7, 30, 64, 65])
-def test_covering_what_is_black_already_changes_nothing_however_many_images(count, make_setup):
+def test_covering_what_is_black_already_changes_nothing_however_many_images(count, bits, make_setup):
     torch.manual_seed(0)
-    model = build_model("lenet", make_setup(4, 4))
+    model = build_model("lenet", make_setup(bits, bits))
     images = torch.zeros(count, 1, 28, 28)
     images[:, :, 10:18, 10:18] = torch.rand(count, 1, 8, 8)
+    sizes = []
+    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     maps = saliency_map(model, images, torch.arange(count) % 10, "occlusion")
+    assert set(sizes) == {64}  # how a batch of another size is rounded differs from processor to processor
     outside = torch.ones(28, 28, dtype=torch.bool)
     outside[6:22, 6:22] = False
-    assert (maps[:, outside] == 0).all() and (maps[:, 10:18, 10:18] != 0).any(dim=(1, 2)).all()
+    inside = maps[:, 10:18, 10:18].abs().amax(dim=(1, 2))
+    assert (inside > 0).all()
+    # Sums of codes are exact; in float some processors round by an image's place in its batch, too.
+    allowed = 0 if bits == 4 else 1e-5 * inside[:, None]
+    assert (maps[:, outside].abs() <= allowed).all()
 
 
 def explained(model, images, targets, score):
