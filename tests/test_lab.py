@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from browser import SCREENSHOTS, chromium
@@ -62,7 +63,8 @@ def run_all(browser, server: str, notebook: str, height: int) -> tuple[Page, lis
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("request", lambda r: errors.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None)
-    tab.goto(f"{server}/lab/tree/{notebook}?token={TOKEN}")
+    # In a workspace of its own, or JupyterLab would open what the tab before had open, too.
+    tab.goto(f"{server}/lab/workspaces/{Path(notebook).stem}/tree/{notebook}?token={TOKEN}")
     tab.wait_for_selector(".jp-Notebook")
     kernel = tab.locator(".jp-Toolbar-kernelName").first
     accept = tab.locator(".jp-Dialog button.jp-mod-accept")
