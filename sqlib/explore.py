@@ -328,7 +328,6 @@ class Explorer(widgets.VBox):
         self._numbers: list[int] = []
         self._number: int | None = None  # of the test image that is shown
         self._choosing = False
-        self._named = ""  # the data set whose classes the menu names
         self._fill_classes(first)
         self._choose_images()
         for control in (self.dataset, self.network, self.training, self.seed):
@@ -367,8 +366,7 @@ class Explorer(widgets.VBox):
             self.start.disabled = True
             return
         self.note.value = ""
-        if self._named != self.group.dataset:
-            self._fill_classes(self.group)
+        self._fill_classes(self.group)
         self._choose_images()
         if self.tabs.selected_index == 1:
             self.show_drawing()
@@ -378,10 +376,13 @@ class Explorer(widgets.VBox):
         (self.show_drawing if self.tabs.selected_index == 1 else self.show)()
 
     def _fill_classes(self, group: Group) -> None:
-        self._named, classes = group.dataset, self.lab.data(group).classes
+        classes = self.lab.data(group).classes
+        options = (("all classes", ALL_CLASSES), *((name, i) for i, name in enumerate(classes)))
+        if options == self.label.options:
+            return
         self._choosing = True  # a new menu begins with all classes
         try:
-            self.label.options = [("all classes", ALL_CLASSES), *((name, i) for i, name in enumerate(classes))]
+            self.label.options = options
         finally:
             self._choosing = False
 

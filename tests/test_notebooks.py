@@ -30,37 +30,29 @@ def test_git_holds_no_outputs(notebook):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
-def interrupted_in(epoch, notebook):
-    """Writes 2_train with the interruption itself, in the kernel: a cell put before the training has the epoch's first
-    batch raise it."""
+def interrupted_in(epoch, says, tmp_path):
+    """2_train as executed when it is interrupted in this epoch: it ends in an error that `says` so, and saves nothing."""
+    # The interruption itself, in the kernel: a cell put before the training has the epoch's first batch raise it.
     content = nbformat.read(REPOSITORY / "notebooks/2_train.ipynb", as_version=4)
     at = next(i for i, cell in enumerate(content.cells) if cell.source.startswith("live = LiveTraining"))
     content.cells.insert(at, nbformat.v4.new_code_cell(INTERRUPT.replace("EPOCH", str(epoch))))
+    notebook, executed, folder = (tmp_path / name for name in ("2_train.ipynb", "executed.ipynb", "run"))
     nbformat.write(content, notebook)
+    with pytest.raises(SqlibError, match=says):
+        execute(notebook, executed, {"folder": str(folder)}, timeout=600)
+    assert not folder.exists()
+    return nbformat.read(executed, as_version=4)
 
 
 def test_training_interrupted_before_an_epoch_has_ended_says_so(tmp_path):
-    notebook, folder = tmp_path / "2_train.ipynb", tmp_path / "run"
-    interrupted_in(1, notebook)
-    with pytest.raises(SqlibError, match=r"Interrupted before the first epoch ended: there is nothing to show yet"):
-        execute(notebook, tmp_path / "executed.ipynb", {"folder": str(folder)}, timeout=600)
-    assert not folder.exists()
-    outputs = [
-        output
-        for cell in nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells
-        for output in cell.get("outputs", [])
-    ]
+    executed = interrupted_in(1, "Interrupted before the first epoch ended: there is nothing to show yet", tmp_path)
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
     (traceback,) = (output.traceback for output in outputs if output.output_type == "error")
     assert len(traceback) == 1 and "train_step" not in traceback[0]
 
 
 def test_training_interrupted_by_hand_shows_the_epochs_there_are_and_saves_nothing(tmp_path):
-    notebook, folder = tmp_path / "2_train.ipynb", tmp_path / "run"
-    interrupted_in(2, notebook)
-    with pytest.raises(SqlibError, match=r"interrupted after epoch 1 of 2: nothing is saved"):
-        execute(notebook, tmp_path / "executed.ipynb", {"folder": str(folder)}, timeout=600)
-    assert not folder.exists()
-    shown = str(nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells)
+    shown = str(interrupted_in(2, "interrupted after epoch 1 of 2: nothing is saved", tmp_path).cells)
     assert "<strong>interrupted</strong>. What follows is the network after epoch 1 of 2" in shown
     assert "After 1 epoch (" in shown and 'id="film_strip"' in shown and "Test accuracy **" in shown
 
