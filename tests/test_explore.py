@@ -162,6 +162,7 @@ def test_it_says_what_the_setups_are(explorer):
 
 def test_the_menu_names_the_classes_of_the_data_set_that_is_shown(explorer):
     explorer.dataset.value = "fashion_mnist"
+    assert "Sneaker" in [name for name, _ in explorer.label.options]
     explorer.seed.options = [("7", 7), ("0", 0)]  # of which nothing is there
     explorer.dataset.value = "mnist"
     explorer.seed.value = 0

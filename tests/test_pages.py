@@ -167,11 +167,14 @@ def test_figures_and_tables_link_the_files_that_lie_beside_the_page(tmp_path):
 
 def test_a_pages_tables_have_their_links_whatever_makes_the_page_does_to_them(tmp_path):
     table = v4.new_output("display_data", data={"text/html": pages.table_html(pd.DataFrame({"x": [1]}), "b", "B")})
-    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell("show", outputs=[table])]), tmp_path / "page.ipynb")
+    wide = '<figure id="f"><img alt="F" width="700" height="9" src=""><figcaption>F</figcaption></figure>'
+    figure = v4.new_output("display_data", data={"text/html": wide})
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell("show", outputs=[table, figure])]), tmp_path / "page.ipynb")
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/b.csv").write_text("x\n1\n")
     render(tmp_path / "page.ipynb", tmp_path / "page.html", "Page")
-    assert 'href="tables/b.csv"' in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert 'href="tables/b.csv"' in page and "<figure data-wide" in page
 
 
 def test_every_published_table_that_has_files_links_to_them():

@@ -432,3 +432,19 @@ def test_shifted_images_are_the_image_moved_with_black_behind():
 
 def test_shift_is_each_data_sets_own():
     assert {run.dataset: run.parameters.shift for run in load_study("paper").runs()} == {"mnist": 1, "fashion_mnist": 0}
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_images(make_run, blobs, monkeypatch):
+    seen, step = [], train.train_step
+
+    def remember(model, optimizer, images, *rest):
+        loss, right = step(model, optimizer, images, *rest)
+        seen.append((float(loss), len(images)))
+        return loss, right
+
+    monkeypatch.setattr(train, "train_step", remember)
+    _, history = train.fit(make_run(4, batch_size=30), blobs)
+    assert {size for _, size in seen[-2:]} == {30, 20}  # of 200 images
+    steps = len(seen) // len(history)
+    expected = [sum(loss * size for loss, size in seen[i : i + steps]) / 200 for i in range(0, len(seen), steps)]
+    assert [entry["train_loss"] for entry in history] == pytest.approx(expected)
