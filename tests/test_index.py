@@ -192,6 +192,9 @@ def test_jobs_that_failed_are_named_when_all_runs_are_there(full):
 def test_index_is_offline_and_holds_what_is_wide(full):
     assert_offline(full.page)
     assert_held(full.page)
+    text = full.page.read_text()
+    wide = [int(width) > 340 for width in re.findall(r'<figure[^>]*>\s*<img[^>]*\bwidth="(\d+)"', text)]
+    assert any(wide) and text.count("<figure data-wide") == sum(wide)
 
 
 @pytest.mark.browser
