@@ -4,18 +4,19 @@ Four parts. `steps`: a training step against the size of its batch and the width
 itself takes, nothing trained, for ever more runs: writing stamps, planning, collecting the results into one table (of
 copies of one published result). `studies`: whole small studies, of ever more runs, on one core and on two. `maps`: all
 measures of the gradient maps of one data set's runs, on two cores; needs the finished paper study.
+
+Parts that are not named keep what was measured before; each says when.
 """
 
 import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,16 +29,22 @@ from sqlib.driver import pending
 from sqlib.files import write_atomically
 from sqlib.machine import bfloat16_units, keep_memory
 from sqlib.models import ARCHITECTURES, Architecture, Conv, Network
+from sqlib.readme import SCALE, update_readme
 from sqlib.runs import collect, provenance, reports_root, to_json
 from sqlib.stamps import write_stamps
 from sqlib.train import make_optimizer, train_step
+from timing import FEWEST_REPEATS, summary
 
 OUTPUT = Path(__file__).with_name("scale.json")
-REPEATS = 9
+PARTS = ("steps", "graph", "studies", "maps")
 BATCHES = (16, 32, 64, 128, 256, 512, 1024)
 WIDTHS = (0.25, 0.5, 1, 2)
 RUNS = (100, 1_000, 10_000)
 SEEDS = (1, 2, 4)
+WIDE_BATCH = 64
+"""Images in a batch of the widened networks: the study's."""
+ASKED = {"planning": 120, "collecting": 60}
+"""At most this many seconds for a graph of the largest size of `RUNS`."""
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -47,9 +54,9 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def median_step(step: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a step, after two that are not counted."""
-    return statistics.median([seconds(step) for _ in range(repeats + 2)][2:])
+def milliseconds(step: Callable[[], object], repeats: int) -> dict:
+    """`timing.summary` of a step's milliseconds, after two steps that are not counted."""
+    return summary([1e3 * seconds(step) for _ in range(repeats + 2)][2:])
 
 
 def widened(width: float) -> Architecture:
@@ -77,12 +84,12 @@ def measure_steps(repeats: int) -> dict:
     for batch in BATCHES:
         row = {"batch": batch}
         for training in ("standard", "saliency_guided"):
-            row[training] = 1e3 * median_step(steps.ours("lenet", "w4a4", training, batch, None, precision), repeats)
+            row[training] = milliseconds(steps.ours("lenet", "w4a4", training, batch, None, precision), repeats)
         by_batch.append(row)
     for width in WIDTHS:
-        step, macs = wide_step(width, precision, 64)
-        by_width.append({"width": width, "macs": macs, "standard": 1e3 * median_step(step, repeats)})
-    return {"precision": precision, "batch": by_batch, "width": by_width, "n": repeats}
+        step, macs = wide_step(width, precision, WIDE_BATCH)
+        by_width.append({"width": width, "macs": macs, "standard": milliseconds(step, repeats)})
+    return {"precision": precision, "batch": by_batch, "width": by_width}
 
 
 def study_file(folder: Path, name: str, base: str = "smoke", **changes) -> None:
@@ -159,64 +166,106 @@ def measure_maps(dataset: str, scratch: Path) -> dict | None:
     return {"dataset": dataset, "runs": len(wanted), "images": study.quality.images, "seconds": took}
 
 
+def rows_of(head: str, rows: list[list[str]]) -> list[str]:
+    """A Markdown table, after an empty line; the columns of `head` are set apart by ` | `."""
+    return ["", f"| {head} |", "| --- " * (head.count(" | ") + 1) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def step_cells(times: dict, images: int) -> list[str]:
+    """Milliseconds with quartiles, and microseconds an image."""
+    lower, upper = times["spread"]
+    return [f"{times['median']:.1f} ({lower:.1f} to {upper:.1f})", f"{1e3 * times['median'] / images:.0f}"]
+
+
 def table(results: dict) -> str:
-    """What was measured, for a reader."""
+    """Markdown of what was measured."""
     lines = []
     if found := results.get("steps"):
-        lines += [
-            f"lenet, w4a4, one thread, {found['precision']}, medians of {found['n']}",
-            "batch  standard     guided",
-        ]
-        lines += [
-            f"{row['batch']:5}  {row['standard']:5.1f} ms  {row['saliency_guided']:6.1f} ms"
-            f"  ({1e3 * row['standard'] / row['batch']:.0f} and {1e3 * row['saliency_guided'] / row['batch']:.0f} us an image)"
+        head = "images in a batch | ordinary step, ms | μs an image | guided step, ms | μs an image"
+        cells = [
+            [
+                str(row["batch"]),
+                *(c for kind in ("standard", "saliency_guided") for c in step_cells(row[kind], row["batch"])),
+            ]
             for row in found["batch"]
         ]
-        lines += ["width  million MACs  standard step of 64"]
-        lines += [
-            f"{row['width']:5}  {row['macs'] / 1e6:12.2f}  {row['standard']:5.1f} ms"
-            f"  ({row['standard'] / row['macs'] * 1e6:.1f} ms for a million MACs)"
+        lines += rows_of(head, cells)
+        head = "width of `lenet` | million MACs an image | ordinary step of 64 images, ms | μs an image"
+        cells = [
+            [f"{row['width']:g}", f"{row['macs'] / 1e6:.2f}", *step_cells(row["standard"], WIDE_BATCH)]
             for row in found["width"]
         ]
+        lines += rows_of(head, cells)
+        n = found["batch"][0]["standard"]["n"]
+        lines += ["", f"w4a4, one thread, {found['precision']}; medians with quartiles, n = {n} each."]
     if found := results.get("graph"):
-        lines += ["   runs    stamps  planning  collecting"]
-        lines += [
-            f"{row['runs']:7,}  {row['stamps']:6.1f} s  {row['planning']:6.1f} s    {row['collecting']:6.1f} s"
+        head = "runs in the graph | writing its stamps, s | planning, s | asked | collecting results, s | asked"
+        cells = [
+            [f"{row['runs']:,}", f"{row['stamps']:.1f}", f"{row['planning']:.1f}", "", f"{row['collecting']:.1f}", ""]
             for row in found
         ]
+        if found[-1]["runs"] > 0.99 * RUNS[-1]:  # whole grids only, so a few less
+            cells[-1][3], cells[-1][5] = (
+                f"at most {limit}: {'yes' if found[-1][part] <= limit else '**no**'}" for part, limit in ASKED.items()
+            )
+        lines += rows_of(head, cells)
     if found := results.get("studies"):
-        lines += ["runs  cores  whole study"]
-        lines += [f"{row['runs']:4}  {row['cores']:5}  {row['seconds']:9.0f} s" for row in found]
+        head = "runs of a small study | on one core, s | on two cores, s | ratio"
+        took = {(row["runs"], row["cores"]): row["seconds"] for row in found}
+        cells = [
+            [str(runs), f"{took[runs, 1]:.0f}", f"{took[runs, 2]:.0f}", f"{took[runs, 1] / took[runs, 2]:.2f}"]
+            for runs in sorted({runs for runs, _ in took})
+        ]
+        lines += rows_of(head, cells)
+        lines += ["", "Whole studies, pages included: MNIST, fp32 and w4a4 with ordinary training; n = 1 each."]
     if found := results.get("maps"):
-        what = f"{found['runs']} runs of {found['dataset']}, {found['images']:,} images each, two jobs at a time"
-        lines += [f"all measures of gradient maps: {what}: {found['seconds']:.0f} s"]
-    return "\n".join(lines)
+        lines += [
+            "",
+            f"All measures of the gradient maps of {found['runs']} runs ({found['dataset']}, {found['images']:,} images each), "
+            f"two jobs at a time: {found['seconds']:.0f} s (n = 1).",
+        ]
+    origins = {part: origin for part, origin in results["provenance"].items() if results.get(part)}
+    where = {
+        part: f"{o['cpu']}, {o['cores']} cores, torch {o['packages']['torch']}, {o['ended'][:10]}"
+        for part, o in origins.items()
+    }
+    if len(set(where.values())) == 1:
+        where = {"": next(iter(where.values()))}
+    lines += ["", "; ".join(f"{part}: {text}" if part else text for part, text in where.items()) + "."]
+    return "\n".join(lines[1:])
+
+
+def measure(part: str, graphs: Sequence[int], scratch: Path) -> dict | list | None:
+    """One part; graphs: sizes of the graph."""
+    if part == "steps":
+        return measure_steps(FEWEST_REPEATS)
+    if part == "graph":
+        return [measure_graph(count, scratch / f"graph{count}") for count in graphs]
+    if part == "studies":
+        sizes = [(seeds, cores) for seeds in SEEDS for cores in (1, 2)]
+        return [measure_study(*size, scratch / "studies{}on{}".format(*size)) for size in sizes]
+    return measure_maps("fashion_mnist", scratch / "maps")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("steps", "graph", "studies", "maps")
-    parser.add_argument("parts", nargs="*", choices=parts, default=list(parts), help="which (all)")
+    parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS), help="which (all)")
     parser.add_argument("--runs", type=int, nargs="+", default=RUNS, help="sizes of the graph (100 1000 10000)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write (benchmarks/scale.json)")
     options = parser.parse_args(arguments)
-    started = time.time()
     results: dict = json.loads(options.output.read_text()) if options.output.exists() else {}
-    if "steps" in options.parts:
-        results["steps"] = measure_steps(REPEATS)
     with tempfile.TemporaryDirectory() as scratch:
-        if "graph" in options.parts:
-            results["graph"] = [measure_graph(count, Path(scratch) / f"g{count}") for count in options.runs]
-        if "studies" in options.parts:
-            sizes = [(seeds, cores) for seeds in SEEDS for cores in (1, 2)]
-            results["studies"] = [measure_study(*size, Path(scratch) / "s{}c{}".format(*size)) for size in sizes]
-        if "maps" in options.parts:
-            results["maps"] = measure_maps("fashion_mnist", Path(scratch) / "maps")
-            if results["maps"] is None:
-                print("maps: not measured: the paper study is not finished (`make reproduce`)", file=sys.stderr)
-    results["provenance"] = provenance(started)
-    write_atomically(options.output, (json.dumps(results, indent=1) + "\n").encode())
+        for part in options.parts:
+            print(f"measuring {part} ...", file=sys.stderr)
+            started = time.time()
+            results[part] = measure(part, options.runs, Path(scratch))
+            results.setdefault("provenance", {})[part] = provenance(started)
+            write_atomically(options.output, (json.dumps(results, indent=1) + "\n").encode())  # what is measured stays
+    if "maps" in options.parts and results["maps"] is None:
+        print("maps: not measured: the paper study is not finished (`make reproduce`)", file=sys.stderr)
     print(table(results))
+    if options.output == OUTPUT:
+        update_readme(REPOSITORY / "README.md", table(results), SCALE)
 
 
 if __name__ == "__main__":

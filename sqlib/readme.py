@@ -12,7 +12,7 @@ from sqlib.runs import collect, read_result
 START, END = "<!-- results: made by `make publish`, not by hand -->", "<!-- end of results -->"
 ELSEWHERE = "<!-- elsewhere: made by `make elsewhere`, not by hand -->", "<!-- end of elsewhere -->"
 BENCHMARKS = "<!-- benchmarks: made by `make bench`, not by hand -->", "<!-- end of benchmarks -->"
-
+SCALE = "<!-- scale: made by `make scale`, not by hand -->", "<!-- end of scale -->"
 GPU = "<!-- gpu: made by `make bench-gpu`, not by hand -->", "<!-- end of gpu -->"
 FAULTS = "<!-- faults: made by `make test-faults RECORD=yes`, not by hand -->", "<!-- end of faults -->"
 EXPECTED = "<!-- expected: made by `make publish`, not by hand -->", "<!-- end of expected -->"

@@ -17,13 +17,14 @@ import elsewhere
 import gemm
 import gpu
 import run as benchmark
+import scale
 import steps
 import timing
 from sqlib import quant, runs, train
 from sqlib.config import REPOSITORY, load_setup, load_study
 from sqlib.machine import bfloat16_units, replayed
-from sqlib.models import build_model
-from sqlib.readme import GPU
+from sqlib.models import ARCHITECTURES, build_model
+from sqlib.readme import GPU, SCALE
 from sqlib.saliency import explain_pass, mask_least_salient
 
 
@@ -275,3 +276,58 @@ def test_the_table_of_the_gpu_says_what_was_met_and_what_differs():
     results["furthest_weight"]["fp32/standard"] = 0.25
     results["answers"]["w2a2"]["differ"] = 17
     assert "weights up to 0.25 apart" in gpu.table(results) and "w2a2 17" in gpu.table(results)
+
+
+# ------------------------------------------------------------------------------------------------- as the work grows
+
+
+def test_the_graph_alone_is_measured_and_earlier_parts_stay(tmp_path, capsys):
+    path = tmp_path / "scale.json"
+    origin = {"cpu": "an older one", "cores": 2, "packages": {"torch": "2.0"}, "ended": "2026-01-01T00:00:00+00:00"}
+    earlier = {"maps": {"dataset": "mnist", "runs": 6, "images": 50, "seconds": 7.0}, "provenance": {"maps": origin}}
+    path.write_text(json.dumps(earlier))
+    scale.main(["graph", "--runs", "90", "--output", str(path)])
+    results = json.loads(path.read_text())
+    assert [row["runs"] for row in results["graph"]] == [96]  # whole grids
+    assert all(row[part] > 0 for row in results["graph"] for part in ("stamps", "planning", "collecting"))
+    assert results["maps"] == earlier["maps"] and results["provenance"]["maps"] == origin
+    printed = capsys.readouterr().out
+    assert "| 96 |" in printed and "6 runs (mnist, 50 images each)" in printed
+    assert "graph: " in printed and "maps: an older one, 2 cores, torch 2.0, 2026-01-01" in printed
+
+
+@pytest.mark.parametrize("planning, verdict", [(120.0, "yes"), (120.1, "**no**")])
+def test_what_was_asked_is_asked_of_the_largest_graph_only(planning, verdict):
+    row = {"runs": 9_984, "stamps": 1.0, "planning": planning, "collecting": 60.1}
+    results = {"graph": [{**row, "runs": 960, "planning": 999.0}, row], "provenance": {"graph": runs.provenance(0.0)}}
+    small, large = (line for line in scale.table(results).splitlines() if line.startswith(("| 960", "| 9,984")))
+    assert "at most" not in small
+    assert f"at most 120: {verdict}" in large and "at most 60: **no**" in large
+    assert "at most" not in scale.table({**results, "graph": results["graph"][:1]})
+
+
+def test_a_step_is_widened_by_its_channels_and_hidden_units():
+    lenet, wide = ARCHITECTURES["lenet"], scale.widened(2)
+    assert (scale.widened(1).convs, scale.widened(1).hidden) == (lenet.convs, lenet.hidden)
+    assert [conv.channels for conv in wide.convs] == [2 * conv.channels for conv in lenet.convs]
+    assert wide.hidden == tuple(2 * hidden for hidden in lenet.hidden)
+    step, macs = scale.wide_step(0.25, "float32", 4)
+    _, twice = scale.wide_step(0.5, "float32", 4)
+    assert 2 < twice / macs < 4
+    assert {"median", "n", "spread"} == set(scale.milliseconds(step, 3))
+
+
+def test_a_whole_small_study_is_what_is_timed(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(scale.subprocess, "run", lambda command, env, **_: asked.append((command, env)))
+    assert scale.measure_study(2, 1, tmp_path)["runs"] == 4
+    ((command, environment),) = asked
+    assert command[-4:] == ["reproduce", "small", "--cores", "1"]
+    study = load_study("small", Path(environment["SQLIB_PARAMS"]))
+    assert len(study.runs()) == 4 and not study.sweeps and study.quality_runs()
+
+
+def test_what_the_readme_says_of_growing_work_is_what_was_measured():
+    start, end = SCALE
+    shown = (REPOSITORY / "README.md").read_text().split(start)[1].split(end)[0]
+    assert shown.strip() == scale.table(json.loads(scale.OUTPUT.read_text())).strip()
