@@ -17,17 +17,17 @@ OUTPUT = Path(__file__).with_name("profile.txt")
 TOP = 15
 
 
-def kinds(batch: int) -> dict[str, Step]:
-    """A step of each kind, by what it is; Brevitas's if it is installed."""
+def kinds(batch: int, precision: str) -> dict[str, Step]:
+    """A step of each kind, by what it is; Brevitas's if it is installed. The authors' procedure is in float32."""
     found = {
-        f"{network}/{setup}/{training}": steps.ours(network, setup, training, batch)
+        f"{network}/{setup}/{training}": steps.ours(network, setup, training, batch, precision=precision)
         for network in ("lenet", "sgt_cnn")
         for setup in ("fp32", "w4a4")
         for training in ("standard", "saliency_guided")
     }
     found["sgt_cnn, the authors' procedure, float32"] = authors.step(batch)
     if brevitas_net.why_not() is None:
-        found["lenet, Brevitas, 4 bits"] = brevitas_net.step(batch)
+        found["lenet, Brevitas, 4 bits"] = brevitas_net.step(batch, precision)
     return found
 
 
@@ -44,12 +44,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
     parser.add_argument("--batch", type=int, default=512, help="images a step (%(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=steps.PRECISIONS,
+        default=steps.precisions()[-1],
+        help="of the convolutions (%(default)s: what the study trains in on this machine)",
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write (benchmarks/profile.txt)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     keep_memory()
-    heading = f"One step of {options.batch} images, {options.threads} threads, torch {torch.__version__}\n"
-    parts = [f"\n== {kind} ==\n{operations(step)}" for kind, step in kinds(options.batch).items()]
+    heading = f"One step of {options.batch} images, {options.precision}, threads: {options.threads}, torch {torch.__version__}\n"
+    steps_of = kinds(options.batch, options.precision)
+    parts = [f"\n== {kind} ==\n{operations(step)}" for kind, step in steps_of.items()]
     write_atomically(options.output, (heading + "".join(parts)).encode())
     print(f"written: {options.output}")
 

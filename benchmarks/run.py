@@ -81,7 +81,7 @@ def cases(size: Size) -> Iterator[Case]:
     def flops(network, training="standard"):
         return gemm.step_flops(build_model(network, load_setup("w4a4")), size.batch, training, integers())
 
-    precisions = ("float32", "bfloat16") if bfloat16_units() else ("float32",)
+    precisions = steps.precisions()
     for precision in precisions:
         for network in ("lenet", "sgt_cnn"):
             quantised, floating = (ours(precision, network, setup) for setup in ("w4a4", "fp32"))

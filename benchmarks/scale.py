@@ -27,7 +27,7 @@ import steps
 from sqlib.config import PARAMS, REPOSITORY, digest, load_setup, load_study
 from sqlib.driver import pending
 from sqlib.files import write_atomically
-from sqlib.machine import bfloat16_units, keep_memory
+from sqlib.machine import keep_memory
 from sqlib.models import ARCHITECTURES, Architecture, Conv, Network
 from sqlib.readme import SCALE, update_readme
 from sqlib.runs import collect, provenance, reports_root, to_json
@@ -79,7 +79,7 @@ def measure_steps(repeats: int) -> dict:
     """Milliseconds of w4a4 steps, on one thread as in the study."""
     torch.set_num_threads(1)
     keep_memory()
-    precision = "bfloat16" if bfloat16_units() else "float32"
+    precision = steps.precisions()[-1]
     by_batch, by_width = [], []
     for batch in BATCHES:
         row = {"batch": batch}

@@ -6,8 +6,16 @@ from torch import Tensor
 from sqlib import quant
 from sqlib.config import Evaluation, Guidance, Run, Training, load_setup
 from sqlib.data import to_float
+from sqlib.machine import bfloat16_units
 from sqlib.train import make_optimizer, seeded_model, train_step
 from timing import Step
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def precisions() -> tuple[str, ...]:
+    """Those that are worth a measurement on this machine; the last one is what the study trains in (`auto`)."""
+    return PRECISIONS if bfloat16_units() else PRECISIONS[:1]
 
 
 def random_batch(size: int) -> tuple[Tensor, Tensor]:
