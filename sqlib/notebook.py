@@ -40,22 +40,23 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
     _check_name(name)
     if not alt.strip() or not caption.strip():
         raise SqlibError(f"figure '{name}': caption and alt text are both needed")
-    image = png(fig, caption, alt)
+    shown = _laid_out(fig)
+    image = png(fig, caption, alt, shown)
     folder = _folders["figures"] if folder is None else Path(folder)
     if folder is not None:
         write_atomically(folder / f"{name}.png", image)
         for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
             buffer = io.BytesIO()
             with plt.rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
-                fig.savefig(buffer, format=kind, metadata=metadata, bbox_inches="tight", facecolor="white")
+                fig.savefig(buffer, format=kind, metadata=metadata, bbox_inches=shown, facecolor="white")
             write_atomically(folder / f"{name}.{kind}", buffer.getvalue())
     plt.close(fig)
     width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
-    shown = round(width * 96 / _dpi(fig))
+    across = round(width * 96 / _dpi(fig))
     display(
         HTML(
-            f'<figure id="{html.escape(name)}"><img alt="{html.escape(alt)}" width="{shown}" '
-            f'height="{round(height * shown / width)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+            f'<figure id="{html.escape(name)}"><img alt="{html.escape(alt)}" width="{across}" '
+            f'height="{round(height * across / width)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
     )
@@ -150,14 +151,26 @@ def _dpi(fig) -> float:
     return min(200.0, max(100.0, 1200 / fig.get_figwidth()))
 
 
-def png(fig, caption: str, alt: str) -> bytes:
-    """The figure as PNG on white, its words inside; with 256 colours where nobody sees it and it saves 30%."""
+def _laid_out(fig):
+    """Lay the figure out, once for all its files: the box of what is drawn on it, with a margin, in inches."""
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")
+    return fig.get_tightbbox().padded(0.1)
+
+
+def png(fig, caption: str, alt: str, box=None) -> bytes:
+    """The figure as PNG on white, its words inside; with 256 colours where nobody sees it and it saves 30%.
+
+    box: what of it is shown, in inches (all that is drawn).
+    """
     import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=_dpi(fig), bbox_inches="tight", facecolor="white")
+    fig.savefig(
+        buffer, format="png", dpi=_dpi(fig), bbox_inches=_laid_out(fig) if box is None else box, facecolor="white"
+    )
     image = Image.open(buffer).convert("RGB")
     few = image.quantize(256, dither=Image.Dither.NONE)
     error = np.abs(np.asarray(image, np.int16) - np.asarray(few.convert("RGB"), np.int16))

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import binary_fill_holes, binary_opening
 
@@ -152,9 +153,58 @@ def _pixels(images) -> np.ndarray:
 # ---- maps ----------------------------------------------------------------------------------------------------------
 
 
-def _draw_image(axis, image: np.ndarray) -> None:
-    axis.imshow(1 - image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    _frame(axis)
+class _Sheet:
+    """A figure in inches, (0, 0) at the lower left, on which pictures of 28 x 28 pixels are laid out.
+
+    One pair of axes for all of them, as large as `box` (left, bottom, right, top), which they fill: to make axes and draw
+    them takes matplotlib longer than the pictures.
+    """
+
+    def __init__(self, width: float, height: float, box: tuple[float, float, float, float]):
+        left, bottom, right, top = box
+        self.figure = Figure(figsize=(width, height))
+        self.axis = self.figure.add_axes(
+            (left / width, bottom / height, (right - left) / width, (top - bottom) / height)
+        )
+        self.axis.set(xlim=(left, right), ylim=(bottom, top), autoscale_on=False)
+        self.axis.set_axis_off()
+
+    def image(self, place: tuple[float, float, float], image: np.ndarray) -> None:
+        """An image of 0..1 in the square `place`: left, bottom, side."""
+        self._pixels(place, 1 - image, "gray", 1)
+
+    def map(self, place: tuple[float, float, float], saliency: np.ndarray, image: np.ndarray, top: float) -> None:
+        """|map| in colour from 0 to `top`, the outline of the image's object over it; a dead map is named."""
+        self._pixels(place, saliency, MAP_COLOURS, top or 1)
+        left, bottom, side = place
+        object_ = binary_fill_holes(image > 0.05)  # without the pattern on a shirt; the hole of a 0 stays, being large
+        holes = object_ & (image <= 0.05)
+        object_ &= ~binary_opening(holes, iterations=1)
+        if object_.any() and not object_.all():
+            rows, columns = ((np.arange(count) + 0.5) / count * side for count in object_.shape)
+            self.axis.contour(
+                left + columns, bottom + side - rows, object_, levels=[0.5], colors=["#5f8296"], linewidths=0.6
+            )
+        if saliency.max() < DEAD_BELOW:
+            self.axis.text(left + side / 2, bottom + side / 2, "dead", ha="center", va="center", fontsize=9, color=INK,
+                           bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
+
+    def title(self, place: tuple[float, float, float], text: str) -> None:
+        """Above a square."""
+        left, bottom, side = place
+        self.axis.text(left + side / 2, bottom + side + 0.04, text, ha="center", va="baseline", fontsize=9)
+
+    def label(self, place: tuple[float, float, float], text: str) -> None:
+        """To the left of a square."""
+        left, bottom, side = place
+        self.axis.text(left - 0.06, bottom + side / 2, text, ha="right", va="center")
+
+    def _pixels(self, place: tuple[float, float, float], values: np.ndarray, colours: str, top: float) -> None:
+        left, bottom, side = place
+        square = (left, left + side, bottom, bottom + side)
+        self.axis.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest", extent=square, aspect="auto")
+        frame = Rectangle((left, bottom), side, side, fill=False, edgecolor="#cccccc", linewidth=0.6, clip_on=False)
+        self.axis.add_patch(frame)
 
 
 def _frame(axis) -> None:
@@ -162,21 +212,6 @@ def _frame(axis) -> None:
     axis.grid(False)
     for spine in axis.spines.values():
         spine.set(visible=True, color="#cccccc", linewidth=0.6)
-
-
-def _draw_map(axis, saliency: np.ndarray, image: np.ndarray, top: float) -> None:
-    """|map| in colour from 0 to `top`, the outline of the image's object over it; a dead map is named."""
-    axis.imshow(saliency, cmap=MAP_COLOURS, vmin=0, vmax=top or 1, interpolation="nearest")
-    object_ = binary_fill_holes(image > 0.05)  # without the pattern on a shirt; the hole of a 0 stays, being large
-    holes = object_ & (image <= 0.05)
-    object_ &= ~binary_opening(holes, iterations=1)
-    if object_.any() and not object_.all():
-        axis.contour(object_, levels=[0.5], colors=["#5f8296"], linewidths=0.6)
-    _frame(axis)
-    if saliency.max() < DEAD_BELOW:
-        middle = ((saliency.shape[1] - 1) / 2, (saliency.shape[0] - 1) / 2)
-        axis.annotate("dead", middle, ha="center", va="center", fontsize=9, color=INK,
-                      bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
 
 
 @styled
@@ -221,28 +256,28 @@ def map_grid(
     cell = min(1.05, (WIDTH - left - right) / width_units)
     gap = 0.05
     height = above + rows * cell + below
-    fig = Figure(figsize=(WIDTH, height))
     starts, x = [], left
     for column in range(columns + 1):
         starts.append(x)
         x += cell + 0.15 * cell * (column == 0 or column in ends)
+    sheet = _Sheet(WIDTH, height, (left, height - above - rows * cell, starts[-1] + cell - gap, height - above))
+    fig = sheet.figure
     for r in range(rows):
-        bottom = (height - above - (r + 1) * cell) / height
         top = np.quantile(maps[r], 0.998)
         for c in range(columns + 1):
-            size = (cell - gap) / WIDTH, (cell - gap) / height
-            axis = fig.add_axes((starts[c] / WIDTH, bottom, *size))
+            place = starts[c], height - above - (r + 1) * cell, cell - gap  # a gap above each
             if c == 0:
-                _draw_image(axis, images[r])
-                axis.set_ylabel(row_labels[r], rotation=0, ha="right", va="center", labelpad=4)
+                sheet.image(place, images[r])
+                sheet.label(place, row_labels[r])
             else:
-                _draw_map(axis, maps[r, c - 1], images[r], maps[r, c - 1].max() if scale == "map" else top)
+                sheet.map(place, maps[r, c - 1], images[r], maps[r, c - 1].max() if scale == "map" else top)
                 if notes is not None and notes[r][c - 1]:
                     box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-                    axis.text(0.97, 0.04, notes[r][c - 1], transform=axis.transAxes, ha="right", va="bottom",
-                              fontsize=8, color="#A33B00", fontweight="bold", bbox=box)  # fmt: skip
+                    corner = place[0] + 0.97 * place[2], place[1] + 0.04 * place[2]
+                    sheet.axis.text(*corner, notes[r][c - 1], ha="right", va="bottom", fontsize=8, color="#A33B00",
+                                    fontweight="bold", bbox=box)  # fmt: skip
             if r == 0:
-                axis.set_title([image_label, *col_labels][c], fontsize=9, pad=3)
+                sheet.title(place, [image_label, *col_labels][c])
     at = 1
     for heading, count in groups:
         first, last = starts[at] / WIDTH, (starts[at + count - 1] + cell - gap) / WIDTH
@@ -292,25 +327,23 @@ def film_strip(
     count, left, above, below = len(images), 0.75, 0.28, 0.34
     cell = (WIDTH - left - 0.05) / count
     height = above + (len(strips) + 1) * cell + 0.06 + below
-    fig = Figure(figsize=(WIDTH, height))
+    sheet = _Sheet(WIDTH, height, (left, below, left + count * cell - 0.05, height - above))
     tops = np.quantile(np.stack(scale), 0.998, axis=(0, 2, 3)) if scale else []
     for r in range(len(strips) + 1):
         bottom = height - above - (r + 1) * cell - 0.06 * (r > 0)
         for c in range(count):
-            size = ((cell - 0.05) / WIDTH, (cell - 0.05) / height)
-            axis = fig.add_axes(((left + c * cell) / WIDTH, bottom / height, *size))
+            place = left + c * cell, bottom, cell - 0.05
             if r == 0:
-                _draw_image(axis, images[c])
+                sheet.image(place, images[c])
                 if labels is not None:
-                    axis.set_title(_shorten(labels[c], 11), fontsize=9, pad=3)
+                    sheet.title(place, _shorten(labels[c], 11))
             else:
-                _draw_map(axis, strips[r - 1][c], images[c], tops[c])
+                sheet.map(place, strips[r - 1][c], images[c], tops[c])
             if c == 0:
-                word = "image" if r == 0 else f"epoch {numbers[r - 1]}"
-                axis.set_ylabel(word, rotation=0, ha="right", va="center", labelpad=4)
+                sheet.label(place, "image" if r == 0 else f"epoch {numbers[r - 1]}")
     if strips:
-        _colour_key(fig, (left + 0.1) / WIDTH, 0.12 / height, height, "size of the map, one scale an image")
-    return fig
+        _colour_key(sheet.figure, (left + 0.1) / WIDTH, 0.12 / height, height, "size of the map, one scale an image")
+    return sheet.figure
 
 
 def film_frames(strips: Sequence, images, labels: Sequence[str] | None = None) -> list[Figure]:

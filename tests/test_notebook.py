@@ -57,6 +57,20 @@ def test_figure_files_are_the_same_each_time(shown, tmp_path):
     assert image.text == {"Title": "Caption", "Description": "Alt"}
 
 
+def test_the_files_of_a_figure_show_the_same_box_with_all_words_in_it(shown, tmp_path):
+    fig = draw()
+    fig.text(1.2, 0.5, "beside the figure")
+    notebook.figure(fig, "maps", "Caption", "Alt", tmp_path)
+    with Image.open(tmp_path / "maps.png") as image:
+        width, height = image.size
+    vector = (tmp_path / "maps.svg").read_text()
+    points = [float(found) for found in re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', vector).groups()]
+    page = re.search(rb"/MediaBox \[ *0 0 ([\d.]+) ([\d.]+)", (tmp_path / "maps.pdf").read_bytes()).groups()
+    assert [float(side) for side in page] == pytest.approx(points, abs=0.1)
+    assert [width, height] == pytest.approx([side * 120 / 72 for side in points], abs=1.5)
+    assert points[0] > 1.2 * 10 * 72
+
+
 def test_a_palette_saves_bytes_and_is_not_seen(shown, tmp_path):
     notebook.figure(draw(), "maps", "Caption", "Alt", tmp_path)
     image = Image.open(tmp_path / "maps.png")

@@ -77,7 +77,7 @@ def test_map_grid_draws_image_maps_notes_and_dead_maps():
         notes=[["", "coat", ""], ["", "", ""]],
     )  # fmt: skip
     words = texts(figure)
-    assert len(figure.axes) == 2 * 4 + 1
+    assert len(figure.axes[0].images) == 2 * 4
     assert words.count("dead") == 1 and "coat" in words and "guided" in words and "one scale a row" in words
 
 
@@ -88,7 +88,8 @@ def test_map_grid_shares_one_scale_in_a_row():
 
     def ranges(scale):
         figure = plots.map_grid(torch.rand(1, 28, 28), maps, ["0"], ["a", "b"], scale=scale)
-        return [axis.images[0].get_clim() for axis in figure.axes[1:3]], figure.axes[1].images[0].get_array().max()
+        _, *drawn = figure.axes[0].images
+        return [image.get_clim() for image in drawn], drawn[0].get_array().max()
 
     (first, second), top = ranges("share")
     assert first == second and top == pytest.approx(1.0)  # all of the map's mass is in one pixel
@@ -109,7 +110,30 @@ def test_film_strip_keeps_first_and_last_epoch():
     strips = [torch.rand(3, 28, 28) for _ in range(40)]
     words = texts(plots.film_strip(strips, torch.rand(3, 1, 28, 28), ["a", "b", "c"], most=5)).splitlines()
     assert "epoch 1" in words and "epoch 40" in words and sum(word.startswith("epoch") for word in words) == 5
-    assert len(plots.film_strip([], torch.rand(3, 28, 28)).axes) == 3
+    assert len(plots.film_strip([], torch.rand(3, 28, 28)).axes[0].images) == 3
+
+
+def test_pictures_stand_upright_in_squares_of_their_own_with_their_outlines():
+    images = torch.zeros(2, 28, 28)
+    images[:, 3:9, 14:24] = 1.0  # above, to the right of the middle
+    maps = images[:, None].repeat(1, 2, 1, 1)
+    for figure in (plots.map_grid(images, maps, ["0", "1"], ["a", "b"]), plots.film_strip([images, images], images)):
+        (axis,) = (axis for axis in figure.axes if len(axis.images) > 1)
+        squares = [image.get_extent() for image in axis.images]
+        assert len(squares) == 6 and all(image.origin == "upper" for image in axis.images)
+        for i, (left, right, bottom, top) in enumerate(squares):
+            assert right - left == pytest.approx(top - bottom)
+            assert axis.get_xlim()[0] - 1e-9 <= left and right <= axis.get_xlim()[1] + 1e-9
+            assert axis.get_ylim()[0] - 1e-9 <= bottom and top <= axis.get_ylim()[1] + 1e-9
+            for other in squares[:i]:
+                assert right < other[0] or other[1] < left or top < other[2] or other[3] < bottom
+        outlines = [collection.get_paths()[0].get_extents() for collection in axis.collections]
+        assert len(outlines) == 4  # of the maps alone
+        mapped = [s for s, image in zip(squares, axis.images, strict=True) if image.get_cmap().name != "gray"]
+        for (left, right, _, top), outline in zip(mapped, outlines, strict=True):
+            pixel = (right - left) / 28
+            assert outline.x0 == pytest.approx(left + 14 * pixel) and outline.x1 == pytest.approx(left + 24 * pixel)
+            assert outline.y0 == pytest.approx(top - 9 * pixel) and outline.y1 == pytest.approx(top - 3 * pixel)
 
 
 def entry(epoch, **clips):
