@@ -297,6 +297,19 @@ def test_the_graph_alone_is_measured_and_earlier_parts_stay(tmp_path, capsys):
     assert "graph: " in printed and "maps: an older one, 2 cores, torch 2.0, 2026-01-01" in printed
 
 
+def test_all_parts_are_measured_where_none_is_named_and_none_where_one_is_unknown(tmp_path, monkeypatch, capsys):
+    measured = []
+    monkeypatch.setattr(scale, "measure", lambda part, *_: measured.append(part))
+    path = tmp_path / "scale.json"
+    with pytest.raises(SystemExit):
+        scale.main(["graphs", "--output", str(path)])
+    assert "'graphs': expected one of steps, graph, studies, maps" in capsys.readouterr().err
+    assert not measured and not path.exists()
+    scale.main(["--output", str(path)])
+    assert measured == list(scale.PARTS)
+    assert "the paper study is not finished" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("planning, verdict", [(120.0, "yes"), (120.1, "**no**")])
 def test_what_was_asked_is_asked_of_the_largest_graph_only(planning, verdict):
     row = {"runs": 9_984, "stamps": 1.0, "planning": planning, "collecting": 60.1}
