@@ -84,7 +84,7 @@ bench: $(READY) $(BENCH)  ## measure how fast training is, against its targets: 
 bench-gpu: $(READY)  ## measure epochs on an NVIDIA GPU: benchmarks/gpu.json (a machine with one, 4 minutes)
 	@$(PYTHON) benchmarks/gpu.py
 
-scale: $(READY)  ## measure how cost grows with batch, width, runs and cores: benchmarks/scale.json (idle machine, half an hour)
+scale: $(READY)  ## measure how cost grows with batch, width, runs and cores: benchmarks/scale.json (idle machine, a quarter of an hour)
 	@$(PYTHON) benchmarks/scale.py
 
 elsewhere: $(READY)  ## measure what other threads, precisions and processors change in a run: benchmarks/elsewhere.json (two idle cores, a quarter of an hour)
