@@ -99,9 +99,11 @@ class LiveTraining:
         return self.model.eval(), self.history
 
     def close(self) -> None:
-        """Clear the live pictures."""
+        """Clear the live pictures, and the line where nobody watched it: the page says all of it again."""
         self._curves.update(HTML(""))
         self._maps.update(HTML(""))
+        if not self._watched:
+            self._line.update(HTML(""))
 
 
 def picture(figure: Figure, alt: str) -> HTML:

@@ -53,7 +53,7 @@ def constant(value: float, device: torch.device) -> Tensor:
     On a GPU torch divides by a number by multiplying with its reciprocal, which rounds twice; and of the codes that come
     after it some then round the other way.
     """
-    return torch.tensor(float(value), device=device)
+    return torch.tensor(float(value), dtype=torch.float32, device=device)
 
 
 class Replayed:
@@ -124,13 +124,18 @@ def capture(function: Callable[[], tuple[Tensor, ...]], generators: Sequence[tor
     Raises SqlibError where that cannot be recorded.
     """
     graph = torch.cuda.CUDAGraph()
+    before = torch.cuda.current_stream(device)
     try:
         for generator in generators:
             graph.register_generator_state(generator)
         with torch.cuda.device(device), torch.cuda.graph(graph, stream=side_stream(device)):
             results = function()
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        torch.cuda.set_stream(before)  # which the recording does not do where its own end fails
+        first = error
+        while isinstance(first.__context__, RuntimeError):  # that end says only that something went wrong before it
+            first = first.__context__
+        reason = " ".join(str(first).split())
         raise SqlibError(
             f"a training step could not be recorded as a CUDA graph ({reason[:200]}); SQLIB_REPLAY=no computes it step by step"
         ) from error

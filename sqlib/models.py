@@ -136,7 +136,7 @@ class Dropout(nn.Dropout):
     """torch's dropout, with `dropout_mask` where that is quicker: on the CPU, for a `p` in steps of 1/256."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.is_cpu and 0 < self.p < 1 and (self.p * 256).is_integer():
+        if self.training and x.is_cpu and 0 < self.p < 1 and (self.p * 256).is_integer() and not self.inplace:
             return x * dropout_mask(x, self.p)
         return super().forward(x)
 

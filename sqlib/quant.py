@@ -70,39 +70,42 @@ def gradients_of(what: str) -> Iterator[None]:
 
 class _Pact(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, alpha: Tensor, bits: int, unclipped: bool) -> Tensor:
+    def forward(ctx, x: Tensor, alpha: Tensor, bits: int, unclipped: bool) -> tuple[Tensor, Tensor]:
         n = 2**bits - 1
-        # One new tensor, then in place: elementwise passes cost memory traffic, not arithmetic. On the CPU the clip's value is
-        # at hand, and passes that take a number do the work of two that take a tensor; to ask a GPU for it would stall it.
-        y = x.float().clamp(0, alpha.item()) if x.is_cpu else x.float().clamp(constant(0, x.device), alpha)
+        # In place where it can be: elementwise passes cost memory traffic, not arithmetic. On the CPU the clip's value is at
+        # hand, and passes that take a number do the work of two that take a tensor; to ask a GPU for it would stall it.
+        codes = x.float().clamp(0, alpha.item()) if x.is_cpu else x.float().clamp(constant(0, x.device), alpha)
         # Multiplied, then divided: `x * (n / alpha)` rounds twice, and moves values that lie exactly between two levels.
-        y.mul_(n).div_(alpha).round_().mul_(alpha / constant(n, alpha.device))
+        codes.mul_(n).div_(alpha).round_()
         ctx.save_for_backward(x, alpha)
         ctx.unclipped = unclipped
-        return y.to(x.dtype)
+        ctx.mark_non_differentiable(codes)
+        return codes.mul(alpha / constant(n, alpha.device)).to(x.dtype), codes
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor, _):
         x, alpha = ctx.saved_tensors
         # Decided on the unrounded x: the rounded value would widen the pass zone by half a step. In float32, because beside
         # a bfloat16 x torch would round alpha to bfloat16. `threshold_backward(grad, x, 0)` is grad where x > 0, else 0, in
         # one vectorised pass: comparing into a mask and multiplying takes four times as long.
         x, grad = x.float(), grad.float()
         needs_alpha = ctx.needs_input_grad[1] and _wanted.parameters
-        inside, clipped = (_gates_by_value if x.is_cpu else _gates)(grad, x, alpha, needs_alpha, ctx.unclipped)
-        return inside, clipped.sum().reshape(alpha.shape) if needs_alpha else None, None, None
+        grad_x, grad_clipped = (_gates_by_value if x.is_cpu else _gates)(grad, x, alpha, needs_alpha, ctx.unclipped)
+        return grad_x, grad_clipped.sum().reshape(alpha.shape) if needs_alpha else None, None, None
 
 
-def _gates(grad: Tensor, x: Tensor, alpha: Tensor, clipped: bool, unclipped: bool) -> tuple[Tensor, Tensor | None]:
-    """(grad where 0 < x < alpha, or where 0 < x if `unclipped`; grad where x >= alpha, if `clipped`), 0 elsewhere."""
+def _gates(grad: Tensor, x: Tensor, alpha: Tensor, needs_alpha: bool, unclipped: bool) -> tuple[Tensor, Tensor | None]:
+    """(grad where 0 < x < alpha, or where 0 < x if `unclipped`; grad where x >= alpha, if `needs_alpha`), 0 elsewhere."""
     above_zero = torch.ops.aten.threshold_backward(grad, x, 0)
-    if unclipped and not clipped:
+    if unclipped and not needs_alpha:
         return above_zero, None
     inside = torch.ops.aten.threshold_backward(above_zero, alpha - x, 0)
-    return above_zero if unclipped else inside, above_zero - inside if clipped else None
+    return above_zero if unclipped else inside, above_zero - inside if needs_alpha else None
 
 
-def _gates_by_value(grad: Tensor, x: Tensor, alpha: Tensor, clipped: bool, unclipped: bool):
+def _gates_by_value(
+    grad: Tensor, x: Tensor, alpha: Tensor, needs_alpha: bool, unclipped: bool
+) -> tuple[Tensor, Tensor | None]:
     """`_gates`, to the bit (but for what is not finite), in a pass each.
 
     `hardtanh_backward(grad, x, a, b)` is grad where a < x < b, else 0.
@@ -113,7 +116,7 @@ def _gates_by_value(grad: Tensor, x: Tensor, alpha: Tensor, clipped: bool, uncli
         torch.ops.aten.threshold_backward(grad, x, 0)
         if unclipped
         else torch.ops.aten.hardtanh_backward(grad, x, 0, value),
-        torch.ops.aten.threshold_backward(grad, x, below) if clipped else None,
+        torch.ops.aten.threshold_backward(grad, x, below) if needs_alpha else None,
     )
 
 
@@ -127,6 +130,7 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
         unclipped: take 1 as the derivative above the clip, too: a second surrogate, for explanations only.
 
     Backward: dy/dx = 1 where 0 < x < alpha, else 0; dy/dalpha = 1 where x >= alpha, else 0, summed in float32.
+    The result carries its `codes` (float32, not differentiable) for the layer behind it, which need not work them out again.
     Raises ValueError for other bits, and for alpha <= 0 (not checked on a GPU, where looking would stall the device).
     """
     _check_bits(bits, 1)
@@ -135,7 +139,9 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
         raise ValueError(f"alpha has {alpha.numel()} elements: expected one clip a tensor")
     if alpha.is_cpu and not alpha.item() > 0:
         raise ValueError(f"alpha = {alpha.item()}: the clip must be positive")
-    return _Pact.apply(x, alpha.reshape(()), bits, unclipped)
+    y, codes = _Pact.apply(x, alpha.reshape(()), bits, unclipped)
+    y.codes = codes
+    return y
 
 
 class PACT(nn.Module):
@@ -200,13 +206,15 @@ def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False, per_channel
         raise ValueError(f"SAWB has no coefficients for {asked} (only for {fitted}): take 'minmax' or 'dorefa'")
     c1, c2 = coefficients
     weight = weight.detach().float()
-    largest = _largest(weight, per_channel)
     # In float64: the two terms nearly cancel, and no square overflows.
     over = {"dim": tuple(range(1, weight.dim())), "keepdim": True} if per_channel else {}
     count = weight[0].numel() if per_channel else weight.numel()
     norm1, norm2 = (torch.linalg.vector_norm(weight, order, dtype=torch.float64, **over) for order in (1, 2))
     clip = torch.add(norm2 * (c1 / math.sqrt(count)), norm1, alpha=c2 / count)
-    return torch.where(clip > 0, clip, largest).float()
+    positive = clip > 0
+    if clip.is_cpu and positive.all():  # nearly always; to ask a GPU would stall it
+        return clip.float()
+    return torch.where(positive, clip, _largest(weight, per_channel)).float()
 
 
 def weight_codes(
@@ -283,8 +291,8 @@ class _Convolve(torch.autograd.Function):
         kept = _channels_last(x_codes.to(dtype))
         ctx.save_for_backward(kept, weight)
         ctx.code_scale, ctx.padding, ctx.first = code_scale, padding, x.is_leaf
-        if coded and x_codes.is_cpu and integers() and _within(x_codes, 0, 255) and _within(weight_codes, -127, 127):
-            return _convolve_int8(_channels_last(x_codes), weight_codes, padding)
+        if coded and kept.is_cpu and integers() and _within(kept, 0, 255) and _within(weight_codes, -127, 127):
+            return _convolve_int8(kept, weight_codes, padding)
         return F.conv2d(kept, _channels_last(weight_codes.to(dtype)), padding=padding)
 
     @staticmethod
@@ -336,15 +344,24 @@ def _convolve_int8(x_codes: Tensor, weight_codes: Tensor, padding: int) -> Tenso
 
     The operation is the one that PyTorch's own quantised models run on x86 (oneDNN); all its scales are 1 here.
     """
-    one_each, none = torch.ones(len(weight_codes)), torch.zeros(len(weight_codes), dtype=torch.int64)
-    stride, pads, dilation = [1, 1], [padding, padding], [1, 1]
-    packed = torch.ops.onednn.qconv_prepack(
-        weight_codes.to(torch.int8), one_each, 1.0, 0, stride, pads, dilation, 1, list(x_codes.shape)
-    )
+    scales, packed = _packed(weight_codes, padding, x_codes.shape)
     return torch.ops.onednn.qconv2d_pointwise(
-        x_codes.to(torch.uint8), 1.0, 0, packed, one_each, none, None, stride, pads, dilation, 1,
+        x_codes.to(torch.uint8), 1.0, 0, packed, *scales, None, [1, 1], [padding, padding], [1, 1], 1,
         1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
+
+
+def _packed(weight_codes: Tensor, padding: int, shape: torch.Size) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """((scales, zero points), codes in oneDNN's order for inputs of this shape): kept with the codes, which passes may share."""
+    kept = vars(weight_codes).setdefault("packed", {})
+    if (padding, shape) not in kept:
+        one_each, none = torch.ones(len(weight_codes)), torch.zeros(len(weight_codes), dtype=torch.int64)
+        stride, pads, dilation = [1, 1], [padding, padding], [1, 1]
+        packed = torch.ops.onednn.qconv_prepack(
+            weight_codes.to(torch.int8), one_each, 1.0, 0, stride, pads, dilation, 1, list(shape)
+        )
+        kept[padding, shape] = (one_each, none), packed
+    return kept[padding, shape]
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -430,7 +447,7 @@ class _QuantLayer:
     def codes(self) -> tuple[Tensor, Tensor, Tensor]:
         """`(codes, step, values)` of the weights, see `weight_codes`."""
         if self.fixed_codes is not None:
-            return self.fixed_codes, self.fixed_step, self.weight
+            return self.fixed_codes.detach(), self.fixed_step, self.weight  # what hangs on the tensor is not the model's
         return weight_codes(self.weight, self.bits, self.method, self.zero_aligned, self.per_channel)
 
     def _quantised(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -447,11 +464,12 @@ class _QuantLayer:
         weight, codes, step = self._quantised()
         if code_scale is None:
             return weight, x.detach(), codes, step
-        x_codes = x.detach() * code_scale
-        if isinstance(code_scale, Tensor):
-            x_codes.round_()  # PACT outputs are on the grid up to rounding error; images between pixel values stay there
-        scale = code_scale if isinstance(code_scale, Tensor) else constant(code_scale, step.device)
-        return weight, x_codes, codes, step / scale
+        if not isinstance(code_scale, Tensor):  # images between pixel values stay there
+            return weight, x.detach() * code_scale, codes, step / constant(code_scale, step.device)
+        x_codes = getattr(x, "codes", None)
+        if x_codes is None:  # reshaped or dropped since PACT: on the grid up to rounding error
+            x_codes = (x.detach() * code_scale).round_()
+        return weight, x_codes, codes, step / code_scale
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def test_each_epoch_updates_line_curves_and_maps_and_close_clears_the_pictures(m
 
     line, curves, maps = handles
     assert "epoch 1 of 2" in line.shown[0].data and "about 10 s left" in line.shown[0].data
-    assert "epoch 2 of 2" in line.shown[1].data and "done" in line.shown[1].data
+    assert "epoch 2 of 2" in line.shown[1].data and "done" in line.shown[1].data and len(line.shown) == 2
     assert len(curves.shown) == len(maps.shown) == 3
     for shown in (*curves.shown[:2], *maps.shown[:2]):  # pictures, not figures, which JupyterLab shows by name
         assert re.match(r'<img alt="[A-Z][^"]+" style="width: \d+px" src="data:image/png;base64,iVBOR', shown.data)
@@ -53,11 +53,16 @@ def test_each_epoch_updates_line_curves_and_maps_and_close_clears_the_pictures(m
 
 def test_nothing_is_drawn_where_nobody_watches(monkeypatch):
     monkeypatch.setenv("SQLIB_UNWATCHED", "1")
-    monkeypatch.setattr(live, "display", lambda what, display_id: Handle())
+    line, curves, maps = handles = [Handle(), Handle(), Handle()]
+    given = iter(handles)
+    monkeypatch.setattr(live, "display", lambda what, display_id: next(given))
     monkeypatch.setattr(live.plots, "training_curves", None)  # would fail if it were called
     picture = live.LiveTraining(Run.make(load_study("smoke"), "mnist", "lenet", "fp32", "standard", 0))
     picture(Progress(None, [entry(1)], torch.rand(10, 28, 28), torch.rand(10, 28, 28), 1))
     assert len(picture.strips) == 1
+    picture.close()
+    assert "epoch 1 of 1" in line.shown[0].data  # in the notebook as it is kept while it runs
+    assert [handle.shown[-1].data for handle in handles] == ["", "", ""] and len(curves.shown) == len(maps.shown) == 1
 
 
 def test_batches_are_told_once_a_second_with_the_time_left(monkeypatch):

@@ -242,3 +242,30 @@ def test_a_step_that_cannot_be_recorded_is_named_with_the_way_out(streams, monke
 
     with pytest.raises(SqlibError, match="operation not permitted .*; SQLIB_REPLAY=no computes it step by step"):
         machine.capture(fails, (), gpu)
+
+
+def test_a_recording_that_fails_names_the_first_cause_and_leaves_the_stream_it_found(streams, monkeypatch):
+    now = ["default"]
+
+    @contextlib.contextmanager
+    def recording(graph, stream):
+        now[0] = "side"
+        try:
+            yield
+        finally:
+            # As torch does it: the end of a recording that went wrong fails in its turn, before the stream is changed back.
+            raise RuntimeError("capture was invalidated")
+
+    graph = types.SimpleNamespace(register_generator_state=lambda generator: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now[0])
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: now.__setitem__(0, stream))
+
+    def waits():
+        raise RuntimeError("cannot wait for the device here")
+
+    with pytest.raises(SqlibError, match=r"\(cannot wait for the device here\)"):
+        machine.capture(waits, (), torch.device("cuda", 0))
+    assert now == ["default"]

@@ -748,11 +748,56 @@ def test_what_is_no_code_is_not_turned_into_one(integers, method, monkeypatch):
     assert layer(x[:0], scale).shape == (0, 3, 4, 4)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("shape", [(4, 3, 12, 12), (4, 12)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_take_the_codes_that_pact_carries_and_work_out_the_same_without_them(bits, shape, dtype):
+    layer = QuantConv2d(3, 5, 3, bits=4) if len(shape) == 4 else QuantLinear(12, 5, bits=4)
+    layer.arithmetic = dtype
+    clip = PACT(bits, 0.9)
+    x = (2 * torch.rand(shape) - 0.5).requires_grad_()
+    y = clip(x)
+    assert torch.equal(y.codes, (y * clip.code_scale).round()) and not y.codes.requires_grad
+    assert y.codes.min() == 0 and y.codes.max() == 2**bits - 1
+    wanted = [x, clip.alpha, layer.weight, layer.bias]
+    results = []
+    for entering in (clip(x), clip(x).clone()):  # a clone carries none
+        out = layer(entering, clip.code_scale)
+        results.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    y.codes = torch.zeros_like(y.codes)
+    assert torch.equal(
+        layer(y, clip.code_scale), torch.zeros_like(results[0][0]) + layer.bias.view(-1, *[1] * (len(shape) - 2))
+    )
+
+
 def test_pixels_and_float_weights_are_no_codes():
     x, scale = torch.rand(2, 1, 8, 8), PACT(4, 0.9).code_scale
     for layer, codes in ((QuantConv2d(1, 2, 3, bits=4), 255.0), (QuantConv2d(1, 2, 3), scale)):
         expected = F.conv2d(x.double(), quantize_weight(layer.weight, layer.bits).double())
         assert (layer(x, codes).double() - expected - layer.bias.view(1, -1, 1, 1)).abs().max() < 1e-5
+
+
+@pytest.mark.skipif(not quant.integers(), reason="no 8-bit integers here")
+def test_weights_are_packed_once_for_passes_of_one_shape_and_again_for_others(monkeypatch):
+    packed = []
+    prepack = torch.ops.onednn.qconv_prepack
+    monkeypatch.setattr(torch.ops.onednn, "qconv_prepack", lambda *a: packed.append(a[-1]) or prepack(*a))
+    layer, clip = QuantConv2d(3, 5, 3, bits=4), PACT(4, 0.9)
+    model = torch.nn.Sequential(layer)
+    few, many = clip(torch.rand(2, 3, 8, 8)), clip(torch.rand(4, 3, 8, 8))
+    with quant.holding_weights(model):
+        results = [layer(x, clip.code_scale) for x in (few, many, few, many)]
+    assert [shape[0] for shape in packed] == [2, 4]
+    assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
+    with torch.no_grad():
+        layer.weight.neg_()
+    after = layer(few, clip.code_scale)
+    assert len(packed) == 3 and not torch.equal(after, results[0])
+    layer.fix_codes(*(value.clone() for value in layer.codes()[:2]))
+    layer(few, clip.code_scale)
+    copy.deepcopy(layer)(few, clip.code_scale)
+    assert len(packed) == 5  # nothing hangs on the model
 
 
 def test_passes_that_hold_the_weights_share_them(monkeypatch):
