@@ -213,6 +213,7 @@ def streams(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", fake.Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: fake.stream("default"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
     machine.side_stream.cache_clear()
     yield fake
     machine.side_stream.cache_clear()
