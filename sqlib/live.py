@@ -31,6 +31,7 @@ class LiveTraining:
         self.model: Network | None = None
         self.history: list[dict] = []
         self._watched = not os.environ.get("SQLIB_UNWATCHED")  # set by `sqlib.execution`: pictures would be for nobody
+        self._cut_short = False
         self._said = time.monotonic()
         self._first: tuple[float, int] | None = None  # when, and after how many steps, the warming up was over
         self._line = display(HTML(f"<p>{run.id}: epoch 1 of {run.epochs} under way</p>"), display_id=True)
@@ -83,6 +84,7 @@ class LiveTraining:
 
         Raises Interrupted, which is one line in a notebook, where not even one epoch had ended.
         """
+        self._cut_short = True
         if not self.history:
             self._line.update(HTML(f"<p>{self.run.id}: interrupted in its first epoch</p>"))
             raise Interrupted(
@@ -99,10 +101,13 @@ class LiveTraining:
         return self.model.eval(), self.history
 
     def close(self) -> None:
-        """Clear the live pictures, and the line where nobody watched it: the page says all of it again."""
+        """Clear the live pictures, and the line where nobody watched it: the page says all of it again.
+
+        But for one that says that training was interrupted.
+        """
         self._curves.update(HTML(""))
         self._maps.update(HTML(""))
-        if not self._watched:
+        if not self._watched and not self._cut_short:
             self._line.update(HTML(""))
 
 
