@@ -349,9 +349,11 @@ def test_what_the_readme_says_of_growing_work_is_what_was_measured():
 
 def test_a_profile_names_the_operations_of_every_kind_of_step(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(brevitas_net, "why_not", lambda: "not measured: pip install brevitas")
-    path = tmp_path / "profile.txt"
-    profile_step.main(["--batch", "2", "--threads", "1", "--precision", "float32", "--output", str(path)])
+    path, taken, ours = tmp_path / "profile.txt", [], steps.ours
+    monkeypatch.setattr(steps, "ours", lambda *a, precision: taken.append(precision) or ours(*a, precision=precision))
+    profile_step.main(["--batch", "2", "--threads", "1", "--precision", "bfloat16", "--output", str(path)])
     heading, *parts = path.read_text().split("\n== ")
-    assert "2 images, float32, threads: 1" in heading and str(path) in capsys.readouterr().out
+    assert taken == ["bfloat16"] * 8  # both networks, float and quantised, ordinary and guided
+    assert "2 images, bfloat16, threads: 1" in heading and str(path) in capsys.readouterr().out
     assert len(parts) == 9 and all("conv" in part and "Self CPU" in part for part in parts)
     assert sum("Pact" in part for part in parts) == 4  # w4a4, both networks and trainings

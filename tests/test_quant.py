@@ -800,6 +800,23 @@ def test_weights_are_packed_once_for_passes_of_one_shape_and_again_for_others(mo
     assert len(packed) == 5  # nothing hangs on the model
 
 
+def test_the_gradient_that_reaches_pooling_lies_in_memory_as_the_sums_do(monkeypatch):
+    layer, clip, seen = QuantConv2d(3, 4, 3, pool=2, bits=4), PACT(4, 0.9), []
+    convolve = quant._Convolve.apply
+
+    def watched(*arguments):
+        pooled = F.max_pool2d(convolve(*arguments), 2)
+        pooled.register_hook(seen.append)
+        return pooled
+
+    monkeypatch.setattr(quant._Convolve, "apply", watched)
+    layer.pool = 1  # done by what watches
+    x = clip(torch.rand(2, 3, 10, 10))
+    (clip(layer(x, clip.code_scale)).flatten(1) * torch.arange(64.0)).sum().backward()
+    (grad,) = seen
+    assert grad.is_contiguous(memory_format=torch.channels_last) and not grad.is_contiguous() and grad.any()
+
+
 def test_passes_that_hold_the_weights_share_them(monkeypatch):
     layer = QuantConv2d(1, 3, 3, bits=4)
     model, x = torch.nn.Sequential(layer, QuantLinear(6, 2)), torch.rand(2, 1, 8, 8)
