@@ -72,26 +72,30 @@ _ABSENT = (
     '<p class="note">Runs without a link: their pages are not published. <code>make reproduce</code> makes them.</p>'
 )
 _LINK = re.compile(r'<a\b[^>]*?\bhref="([^"#?]+)[^"]*"[^>]*>(.*?)</a>', re.DOTALL)
+_FILES = re.compile(r'<span class="files">.*?</span>', re.DOTALL)
 
 
 def drop_dead_links(folder: Path) -> None:
     """In every page under `folder`, leave only the words of a link to a file that is not there, and say once why.
 
-    Nothing stays of a step to such a page, or of links to a figure's files.
+    Nothing stays of a step to such a page, or of links to the files of a figure or a table.
     """
     for page in folder.rglob("*.html"):
 
-        def keep_or_drop(link: re.Match, at: Path = page.parent) -> str:
-            address = link[1]
-            remote = re.match(r"[a-z]+:", address) is not None
-            if remote or os.path.exists(at / address):
+        def keep_or_drop(link: re.Match, words: bool = True, at: Path = page.parent) -> str:
+            remote = re.match(r"[a-z]+:", link[1]) is not None
+            if remote or os.path.exists(at / link[1]):
                 return link[0]
-            gone = 'rel="prev"' in link[0] or 'rel="next"' in link[0] or address.endswith((".svg", ".pdf"))
+            gone = not words or 'rel="prev"' in link[0] or 'rel="next"' in link[0]
             return "" if gone else f'<span class="absent">{link[2]}</span>'
 
+        def files_there(files: re.Match, drop=keep_or_drop) -> str:
+            return _LINK.sub(lambda link: drop(link, words=False), files[0])
+
         text = page.read_text(encoding="utf-8")
-        kept = _LINK.sub(keep_or_drop, text)
+        kept = _LINK.sub(keep_or_drop, _FILES.sub(files_there, text))
         kept = re.sub(r'\s*<span class="files">[ ·]*</span>', "", kept)
+        kept = kept.replace('<p class="note"></p>', "")
         kept = re.sub(r'<nav class="steps"[^>]*>\s*</nav>', "", kept)
         if '<span class="absent">' in kept:
             kept = re.sub(r'<h2 id="(?:runs|related)">[^<]*</h2>', rf"\g<0>{_ABSENT}", kept)

@@ -1,9 +1,11 @@
 """What goes to reports/reference: complete, small enough, without links that lead nowhere."""
 
+import re
+
 import pytest
 
 from sqlib import __main__, publish, runs
-from sqlib.config import SqlibError, load_study
+from sqlib.config import REPOSITORY, SqlibError, load_study
 from sqlib.files import write_atomically
 from sqlib.sweeps import trials_of
 
@@ -107,9 +109,20 @@ def test_nothing_is_left_of_steps_and_files_that_are_not_published(tmp_path):
     page.write_text(
         '<h2 id="runs">Runs</h2><a href="there.html">there</a>, <a href="gone.html">seed 1</a>'
         'A. <span class="files"><a href="figures/a.svg">SVG</a> · <a href="figures/a.pdf">PDF</a></span>'
+        'T<p class="note"><span class="files"><a href="tables/t.csv">CSV</a> · <a href="tables/t.md">Markdown</a></span></p>'
+        'U<p class="note"><span class="files"><a href="there.html">CSV</a></span></p>'
         '<nav class="steps" aria-label="x">\n<a rel="next" href="gone.html"><span>Next</span> gone</a>\n</nav>'
     )
     publish.drop_dead_links(tmp_path)
     assert page.read_text() == (
         f'<h2 id="runs">Runs</h2>{publish._ABSENT}<a href="there.html">there</a>, <span class="absent">seed 1</span>A.'
+        'TU<p class="note"><span class="files"><a href="there.html">CSV</a></span></p>'
     )
+
+
+def test_no_published_page_names_files_that_are_not_published():
+    pages = list((REPOSITORY / "reports/reference").rglob("*.html"))
+    for page in pages:
+        for files in re.findall(r'<span class="files">(.*?)</p>', page.read_text(), re.DOTALL):
+            assert "absent" not in files, page
+    assert len(pages) > 20
