@@ -9,7 +9,6 @@ import math
 import numpy as np
 import torch
 from scipy.ndimage import uniform_filter
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 DEAD_BELOW = 1e-12
@@ -94,6 +93,8 @@ def spearman(maps_a: Tensor, maps_b: Tensor, where: Tensor | None = None) -> Ten
     where: (N,H,W) truth values, the pixels that count (all).
     NaN where a map is dead, or constant among those pixels (no order). Ties take their average rank.
     """
+    from scipy.stats import rankdata  # half a second, which jobs that compare no maps need not pay
+
     a, b, unusable = _pair(maps_a, maps_b)
     a, b = (m.reshape(len(m), -1) for m in (a, b))
     counts = np.ones(a.shape, dtype=bool) if where is None else where.cpu().numpy().reshape(a.shape)
