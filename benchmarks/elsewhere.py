@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from sqlib.config import REPOSITORY, Run, load_study
 from sqlib.data import load
 from sqlib.files import write_atomically
-from sqlib.readme import ELSEWHERE, update_readme
+from sqlib.readme import ELSEWHERE, markdown_table, update_readme
 from sqlib.runs import provenance, read_result
 from sqlib.train import fit, measure
 
@@ -105,10 +105,7 @@ def compare(folder: Path, seeds: list[int]) -> dict:
 
 def table(results: dict) -> str:
     """Markdown: a row a variant, then how far seeds alone are apart, and on what it was measured."""
-    lines = [
-        "| | same weights | other answers, % | " + " | ".join(title for title, _, _ in METRICS.values()) + " |",
-        "| --- | --- | --- |" + " --- |" * len(METRICS),
-    ]
+    rows = []
     for variant, entries in results["variants"].items():
         cells = [
             f"{sum(entry['same_weights'] for entry in entries)} of {len(entries)}",
@@ -116,12 +113,13 @@ def table(results: dict) -> str:
         ]
         for name, (_, factor, digits) in METRICS.items():
             cells.append(", ".join(f"{factor * entry['change'][name]:+.{digits}f}" for entry in entries))
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
+        rows.append([variant, *cells])
     seeds = results["seeds"]
     cells = ["", ", ".join(f"{100 * share:.1f}" for share in seeds["answers_that_differ"])]
     for name, (_, factor, digits) in METRICS.items():
         cells.append(", ".join(f"{factor * change:+.{digits}f}" for change in seeds["change"][name]))
-    lines.append(f"| another seed | {' | '.join(cells)} |")
+    rows.append(["another seed", *cells])
+    lines = markdown_table(["", "same weights", "other answers, %", *(title for title, _, _ in METRICS.values())], rows)
     same, machine = results["as_published"], results["provenance"]
     revision = machine["git"]["revision"][:12] if machine["git"] else "no git"
     lines += [

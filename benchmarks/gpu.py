@@ -22,7 +22,7 @@ from sqlib.data import Dataset, load, to_float
 from sqlib.files import write_atomically
 from sqlib.machine import device_name, prepare
 from sqlib.models import predict
-from sqlib.readme import GPU, update_readme
+from sqlib.readme import GPU, markdown_table, update_readme
 from sqlib.runs import load_model, provenance
 from timing import FEWEST_REPEATS, summary
 
@@ -160,10 +160,7 @@ def benchmark(repeats: int, slow_repeats: int, device: torch.device) -> dict:
 
 def table(results: dict) -> str:
     """Markdown: a row a kind of training, then what was tried."""
-    lines = [
-        "| an epoch of `lenet` on MNIST, seconds | batch | median | quartiles | step by step | asked | met |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     by_case = {(e["setup"], e["training"], e["batch"], e["replayed"]): e for e in results["epochs"]}
     for (setup, training, batch, replayed), entry in by_case.items():
         if replayed:
@@ -173,9 +170,10 @@ def table(results: dict) -> str:
             met = "" if target is None else "yes" if entry["median"] <= target else "**no**"
             asked = "" if target is None else f"at most {target:g}"
             name = f"{setup}, {'guided' if training == 'saliency_guided' else 'ordinary'}"
-            lines.append(
-                f"| {name} | {batch} | {entry['median']:.2f} | {low:.2f} to {high:.2f} | {slow:.2f} | {asked} | {met} |"
-            )
+            cells = [str(batch), f"{entry['median']:.2f}", f"{low:.2f} to {high:.2f}", f"{slow:.2f}"]
+            rows.append([name, *cells, asked, met])
+    kind = "an epoch of `lenet` on MNIST, seconds"
+    lines = markdown_table([kind, "batch", "median", "quartiles", "step by step", "asked", "met"], rows)
     n, slow_n = (by_case["fp32", "standard", STUDY, replayed]["n"] for replayed in (True, False))
     gap = max(results["furthest_weight"].values())
     same = "the same weights to the bit" if gap == 0 else f"weights up to {gap:.2g} apart"

@@ -26,7 +26,7 @@ from sqlib.files import write_atomically
 from sqlib.machine import bfloat16_units, instructions, keep_memory
 from sqlib.models import build_model
 from sqlib.quant import integers
-from sqlib.readme import BENCHMARKS, update_readme
+from sqlib.readme import BENCHMARKS, markdown_table, update_readme
 from sqlib.runs import provenance
 from timing import FEWEST_REPEATS, Step, alternate, summary
 
@@ -253,10 +253,7 @@ MEANINGS = {
 
 def readme_block(results: dict) -> str:
     """The results as a Markdown table, a row a case."""
-    lines = [
-        "| ratio of the times of two training steps | case | median | quartiles | target | met | ceiling |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for ratio, entry in results["ratios"].items():
         target = f"{entry['target']['rule']} {entry['target']['value']:g}"
         what = f"`{ratio}`: {MEANINGS[ratio]}"
@@ -264,11 +261,12 @@ def readme_block(results: dict) -> str:
             low, high = case["spread"]
             met = "yes" if case["met"] else "**no**"
             ceiling = f"{case['ceiling']:.1f}" if "ceiling" in case else ""
-            own = (name, f"{case['median']:.2f}", f"{low:.2f} to {high:.2f}", target, met, ceiling)
-            lines.append(f"| {what} | {' | '.join(own)} |")
+            rows.append([what, name, f"{case['median']:.2f}", f"{low:.2f} to {high:.2f}", target, met, ceiling])
             what = ""
         if not entry["cases"]:
-            lines.append(f"| {what} | {entry['reason']} | | | {target} | | |")
+            rows.append([what, entry["reason"], "", "", target, "", ""])
+    kind = "ratio of the times of two training steps"
+    lines = markdown_table([kind, "case", "median", "quartiles", "target", "met", "ceiling"], rows)
     rates = [f"{kind} {results['gemm'][f'{kind}_gflops']['median']:.0f} GFLOP/s" for kind in ("float32", "bfloat16")]
     machine = results["machine"]
     lines += [

@@ -29,7 +29,7 @@ from sqlib.driver import pending
 from sqlib.files import write_atomically
 from sqlib.machine import keep_memory
 from sqlib.models import ARCHITECTURES, Architecture, Conv, Network
-from sqlib.readme import SCALE, update_readme
+from sqlib.readme import SCALE, markdown_table, update_readme
 from sqlib.runs import collect, provenance, reports_root, to_json
 from sqlib.stamps import write_stamps
 from sqlib.train import make_optimizer, train_step
@@ -168,7 +168,7 @@ def measure_maps(dataset: str, scratch: Path) -> dict | None:
 
 def rows_of(head: str, rows: list[list[str]]) -> list[str]:
     """A Markdown table, after an empty line; the columns of `head` are set apart by ` | `."""
-    return ["", f"| {head} |", "| --- " * (head.count(" | ") + 1) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return ["", *markdown_table(head.split(" | "), rows)]
 
 
 def step_cells(times: dict, images: int) -> list[str]:

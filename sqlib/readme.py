@@ -1,6 +1,7 @@
 """The parts of README.md and REPRODUCING.md that are made by commands (`make publish`, `make bench`, ...), between two marks."""
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sqlib.check import tolerances
@@ -25,18 +26,22 @@ EXPECTED_METRICS = {
 """Metrics whose tolerances are shown: name, factor, digits."""
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; a row has a cell for each column of the header."""
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
 def expected_block(study: Study, reports: Path) -> str:
     """Markdown of what a fresh study may differ by from this one on another machine, and of what making this one took."""
     found = tolerances(study, reports)
-    lines = [
-        "| | " + " | ".join(title for title, _, _ in EXPECTED_METRICS.values()) + " |",
-        "| --- |" + " --- |" * len(EXPECTED_METRICS),
-    ]
+    rows = []
     for dataset in study.datasets:
         cells = [
             f"{factor * found[dataset, metric]:.{digits}f}" for metric, (_, factor, digits) in EXPECTED_METRICS.items()
         ]
-        lines.append(f"| {dataset_title(dataset)} | {' | '.join(cells)} |")
+        rows.append([dataset_title(dataset), *cells])
+    lines = markdown_table(["", *(title for title, _, _ in EXPECTED_METRICS.values())], rows)
     made = [read_result(run.folder(reports))["provenance"] for run in study.runs()]
     hours = sum(origin["seconds"] for origin in made) / 3600
     peak = max(origin["peak_memory_mb"] for origin in made)
@@ -71,11 +76,8 @@ def results_block(study: Study, reports: Path, pictures: str) -> str:
             tables.append(frame)
     if not tables:
         raise SqlibError(f"{reports} holds no results to show in the README")
-    lines = [
-        "| " + " | ".join(map(str, tables[0].columns)) + " |",
-        "| " + " | ".join("---" for _ in tables[0].columns) + " |",
-    ]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for frame in tables for row in frame.itertuples(index=False)]
+    rows = ([str(cell) for cell in row] for frame in tables for row in frame.itertuples(index=False))
+    lines = markdown_table([str(column) for column in tables[0].columns], rows)
     seeds = "mean ± standard deviation over seeds" if len(study.seeds) > 1 else "one seed"
     picture = (
         f"![The same images under every setup, standard and guided]({pictures}/compare_{study.datasets[0]}_maps.png)"
