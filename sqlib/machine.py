@@ -59,7 +59,7 @@ def constant(value: float, device: torch.device) -> Tensor:
 class Replayed:
     """A function of one tensor on a GPU: computed step by step `warm` times, then captured as a CUDA graph and replayed.
 
-    A training step is hundreds of small kernels, and to launch them one by one takes ten times as long as to compute them.
+    A training step is hundreds of small kernels, and to launch them one by one takes longer than to compute them.
     The function is given the same tensor each time, with other values; what it computes must depend on nothing else that
     changes but tensors, and it must not wait for the GPU. Replaying gives the same bits (`make bench-gpu` tries it).
     """

@@ -11,7 +11,7 @@ from sqlib.config import FLOAT, NETWORK_LAYERS, Setup, SqlibError, nearest
 from sqlib.quant import PACT, PIXEL_SCALE, QuantConv2d, QuantLinear, holding_weights, make_activation
 
 BATCH = 64
-"""Images at a time where nothing is trained: what they activate stays in a processor's second-level cache."""
+"""Images at a time where nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Dropout(nn.Dropout):
 def dropout_mask(x: Tensor, p: float) -> Tensor:
     """What dropout multiplies x by, same shape and type: 0 with probability `p`, a multiple of 1/256, else 1 / (1 - p).
 
-    From torch's global generator, one random byte an element: torch's own takes more for each, and 17% of a step of `sgt_cnn`.
+    From torch's global generator, one random byte an element: torch's own draws more for each.
     """
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
     kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= int(p * 256)

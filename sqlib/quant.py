@@ -58,11 +58,12 @@ def gradients_of(what: str) -> Iterator[None]:
 
     For two passes through one graph. The other gradients are then missing (None), not wrong.
     """
+    before = _wanted.parameters, _wanted.inputs
     _wanted.parameters, _wanted.inputs = what == "parameters", what == "inputs"
     try:
         yield
     finally:
-        _wanted.parameters = _wanted.inputs = True
+        _wanted.parameters, _wanted.inputs = before
 
 
 # ---------------------------------------------------------------------------------------------------- activations
@@ -72,26 +73,38 @@ class _Pact(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, alpha: Tensor, bits: int, unclipped: bool) -> tuple[Tensor, Tensor]:
         n = 2**bits - 1
-        # In place where it can be: elementwise passes cost memory traffic, not arithmetic. On the CPU the clip's value is at
-        # hand, and passes that take a number do the work of two that take a tensor; to ask a GPU for it would stall it.
-        codes = x.float().clamp(0, alpha.item()) if x.is_cpu else x.float().clamp(constant(0, x.device), alpha)
+        # In place where it can be: elementwise passes cost memory traffic, not arithmetic.
+        codes = (_clipped_by_value if x.is_cpu else _clipped)(x.float(), alpha)
         # Multiplied, then divided: `x * (n / alpha)` rounds twice, and moves values that lie exactly between two levels.
         codes.mul_(n).div_(alpha).round_()
         ctx.save_for_backward(x, alpha)
         ctx.unclipped = unclipped
         ctx.mark_non_differentiable(codes)
+        ctx.set_materialize_grads(False)  # or torch makes zeros for the codes' gradient, as large as they are
         return codes.mul(alpha / constant(n, alpha.device)).to(x.dtype), codes
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _):
+    def backward(ctx, grad: Tensor | None, _):
+        if grad is None:  # nothing behind depends on the output
+            return None, None, None, None
         x, alpha = ctx.saved_tensors
         # Decided on the unrounded x: the rounded value would widen the pass zone by half a step. In float32, because beside
         # a bfloat16 x torch would round alpha to bfloat16. `threshold_backward(grad, x, 0)` is grad where x > 0, else 0, in
-        # one vectorised pass: comparing into a mask and multiplying takes four times as long.
+        # one vectorised pass, and without a mask that is written and read.
         x, grad = x.float(), grad.float()
         needs_alpha = ctx.needs_input_grad[1] and _wanted.parameters
         grad_x, grad_clipped = (_gates_by_value if x.is_cpu else _gates)(grad, x, alpha, needs_alpha, ctx.unclipped)
         return grad_x, grad_clipped.sum().reshape(alpha.shape) if needs_alpha else None, None, None
+
+
+def _clipped(x: Tensor, alpha: Tensor) -> Tensor:
+    """clip(x, 0, alpha), a new tensor; the value of alpha is not looked at, for which a GPU would stall."""
+    return x.clamp(constant(0, x.device), alpha)
+
+
+def _clipped_by_value(x: Tensor, alpha: Tensor) -> Tensor:
+    """`_clipped`, to the bit: passes that take a number do the work of two that take a tensor."""
+    return x.clamp(0, alpha.item())
 
 
 def _gates(grad: Tensor, x: Tensor, alpha: Tensor, needs_alpha: bool, unclipped: bool) -> tuple[Tensor, Tensor | None]:
@@ -130,7 +143,8 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
         unclipped: take 1 as the derivative above the clip, too: a second surrogate, for explanations only.
 
     Backward: dy/dx = 1 where 0 < x < alpha, else 0; dy/dalpha = 1 where x >= alpha, else 0, summed in float32.
-    The result carries its `codes` (float32, not differentiable) for the layer behind it, which need not work them out again.
+    The result carries its codes (float32, not differentiable) for the layer behind it, which need not work them out again:
+    `carried_codes`.
     Raises ValueError for other bits, and for alpha <= 0 (not checked on a GPU, where looking would stall the device).
     """
     _check_bits(bits, 1)
@@ -140,8 +154,18 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
     if alpha.is_cpu and not alpha.item() > 0:
         raise ValueError(f"alpha = {alpha.item()}: the clip must be positive")
     y, codes = _Pact.apply(x, alpha.reshape(()), bits, unclipped)
-    y.codes = codes
+    if not y.is_inference():  # torch does not count the changes of those
+        y.codes = codes, y._version
     return y
+
+
+def carried_codes(y: Tensor) -> Tensor | None:
+    """The codes of y (same shape, float32) if it is what `pact` returned; None if not, or if it was changed in place since.
+
+    So a hook that edits an activation is obeyed: the layer behind it works out the codes of what it is given.
+    """
+    codes, version = getattr(y, "codes", (None, None))
+    return codes if codes is not None and y._version == version else None
 
 
 class PACT(nn.Module):
@@ -323,7 +347,8 @@ def _within(codes: Tensor, lowest: int, highest: int) -> bool:
     """Whether all codes (N,C,H,W) lie in a range; False where one is NaN."""
     if not codes.numel():
         return False
-    smallest, largest = codes.permute(0, 2, 3, 1).aminmax()  # as they lie in memory, or it copies them first
+    # `aminmax` copies what does not lie in memory as it is indexed: inputs are channels_last, weights are not.
+    smallest, largest = (codes if codes.is_contiguous() else codes.permute(0, 2, 3, 1)).aminmax()
     return bool(smallest >= lowest) and bool(largest <= highest)
 
 
@@ -378,8 +403,7 @@ def _one_channel_input_gradient(
 ) -> Tensor:
     """d(conv2d)/dx for one input channel: one matrix product, then each kernel position added in its place.
 
-    fold: have torch's `fold` add all of them; None: on a GPU, where that is one kernel for 25. A CPU takes half as much
-    time again for it.
+    fold: have torch's `fold` add all of them; None: on a GPU, where that is one kernel for 25. On a CPU it is slower.
     """
     n, _, height, width = shape
     out_channels, _, kh, kw = weight.shape
@@ -416,8 +440,8 @@ class _Multiply(torch.autograd.Function):
 class _Rescale(torch.autograd.Function):
     """Sums of codes times their step, in place. The gradient passes unchanged: it was that of the real values all along.
 
-    Behind the last convolution it comes as linear layers leave it: in channels_last, as the sums are, pooling passes it back
-    without copying it, the sums' gradient and its indices first.
+    Behind the last convolution the gradient arrives as linear layers leave it, in NCHW. Made channels_last here, as the sums
+    are, it spares max-pooling's backward pass copies of it, of the indices and of the result.
     """
 
     @staticmethod
@@ -472,8 +496,8 @@ class _QuantLayer:
             return weight, x.detach(), codes, step
         if not isinstance(code_scale, Tensor):  # images between pixel values stay there
             return weight, x.detach() * code_scale, codes, step / constant(code_scale, step.device)
-        x_codes = getattr(x, "codes", None)
-        if x_codes is None:  # reshaped or dropped since PACT: on the grid up to rounding error
+        x_codes = carried_codes(x)
+        if x_codes is None:  # reshaped, dropped or edited since PACT: on the grid up to rounding error
             x_codes = (x.detach() * code_scale).round_()
         return weight, x_codes, codes, step / code_scale
 

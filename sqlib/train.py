@@ -188,7 +188,8 @@ def precision(run: Run, device: str | torch.device = "cpu") -> torch.dtype:
     """In what a run's training computes its convolutions: its `precision`, with `auto` decided for this machine.
 
     bfloat16 products are faster than float32's on some processors, slower on others (`machine.bfloat16_units`). They round
-    sums and gradients to 8 bits, but no code; what is evaluated, explained and packed is computed in float32.
+    sums and gradients to 8 bits, but no code. The gradients that guided training ranks pixels by are among them; a trained
+    network is evaluated, explained and packed in float32.
     """
     asked = run.parameters.precision
     if asked == "auto":

@@ -145,11 +145,8 @@ def test_gates_by_value_are_those_of_tensors_to_the_bit(alpha, seed, clipped, un
     x = torch.cat([torch.randn(50, generator=generator) * alpha, edges])
     grad = torch.randn(len(x), generator=generator)
     by_value, by_tensor = (gates(grad, x, alpha, clipped, unclipped) for gates in (quant._gates_by_value, quant._gates))
-    whole = x[:-1]  # but for the NaN at the end
-    whole = whole[whole.isfinite()]
-    assert torch.equal(
-        whole.clamp(0, alpha.item()), whole.clamp(torch.tensor(0.0), alpha)
-    )  # the forward of either device
+    finite = x[x.isfinite()]
+    assert torch.equal(quant._clipped_by_value(finite, alpha), quant._clipped(finite, alpha))
     numbers = ~x.isnan()  # what a NaN passes is for no one: its loss is one, too, and `train_step` stops there
     assert torch.equal(by_value[0][numbers], by_tensor[0][numbers])
     assert not clipped or torch.equal(by_value[1][numbers], by_tensor[1][numbers])
@@ -757,18 +754,76 @@ def test_layers_take_the_codes_that_pact_carries_and_work_out_the_same_without_t
     clip = PACT(bits, 0.9)
     x = (2 * torch.rand(shape) - 0.5).requires_grad_()
     y = clip(x)
-    assert torch.equal(y.codes, (y * clip.code_scale).round()) and not y.codes.requires_grad
-    assert y.codes.min() == 0 and y.codes.max() == 2**bits - 1
+    codes = quant.carried_codes(y)
+    assert torch.equal(codes, (y * clip.code_scale).round()) and not codes.requires_grad
+    assert codes.min() == 0 and codes.max() == 2**bits - 1
     wanted = [x, clip.alpha, layer.weight, layer.bias]
     results = []
     for entering in (clip(x), clip(x).clone()):  # a clone carries none
         out = layer(entering, clip.code_scale)
         results.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    y.codes = torch.zeros_like(y.codes)
+    codes.zero_()
     assert torch.equal(
         layer(y, clip.code_scale), torch.zeros_like(results[0][0]) + layer.bias.view(-1, *[1] * (len(shape) - 2))
     )
+
+
+def test_an_activation_that_is_edited_in_place_has_its_codes_worked_out_anew():
+    layer, clip = QuantLinear(12, 5, bits=4), PACT(4, 0.9)
+
+    def silence(module, entered, y):
+        y[:, :6] = 0
+
+    x = torch.rand(4, 12)
+    expected = clip(x).clone()
+    expected[:, :6] = 0
+    clip.register_forward_hook(silence)
+    edited = clip(x)
+    assert quant.carried_codes(edited) is None
+    assert torch.equal(layer(edited, clip.code_scale), layer(expected, clip.code_scale))
+
+
+def test_pact_works_where_torch_counts_no_changes():
+    layer, clip, x = QuantLinear(12, 5, bits=4), PACT(4, 0.9), torch.rand(4, 12)
+    expected = layer(clip(x), clip.code_scale)
+    with torch.inference_mode():
+        assert torch.equal(layer(clip(x), clip.code_scale), expected)
+
+
+def test_no_gradient_is_made_up_for_the_codes_or_for_an_output_that_nothing_depends_on(monkeypatch):
+    received = []
+    backward = quant._Pact.backward
+    monkeypatch.setattr(quant._Pact, "backward", staticmethod(lambda *a: received.append(a[1:]) or backward(*a)))
+
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.set_materialize_grads(False)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    x, alpha = torch.rand(3).requires_grad_(), torch.tensor(0.5, requires_grad=True)
+    torch.autograd.grad(pact(x, alpha, 4).sum(), [x, alpha])
+    ends = torch.autograd.grad(Nothing.apply(pact(x, alpha, 4)).sum(), [x, alpha], allow_unused=True)
+    assert received[0][0].tolist() == [1, 1, 1] and received[0][1] is None
+    assert ends == (None, None)
+
+
+def test_gradients_of_one_kind_inside_the_other_leave_the_other_as_it_was():
+    def both_wanted():
+        layer, x = QuantLinear(3, 2), torch.rand(1, 3).requires_grad_()
+        out = layer(x).sum()
+        return [gradient is not None for gradient in torch.autograd.grad(out, [layer.weight, x], allow_unused=True)]
+
+    with quant.gradients_of("inputs"):
+        with quant.gradients_of("parameters"):
+            assert both_wanted()[0]
+        assert both_wanted() == [False, True]
+    assert both_wanted() == [True, True]
 
 
 def test_pixels_and_float_weights_are_no_codes():

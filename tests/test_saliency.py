@@ -86,7 +86,7 @@ def test_covering_what_is_black_already_changes_nothing_however_many_images(coun
     torch.manual_seed(0)
     model = build_model("lenet", make_setup(bits, bits))
     images = torch.zeros(count, 1, 28, 28)
-    images[:, :, 10:18, 10:18] = torch.rand(count, 1, 8, 8)
+    images[:, :, 10:18, 10:18] = torch.randint(1, 256, (count, 1, 8, 8)) / 255  # codes, as real pixels are
     sizes = []
     model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     maps = saliency_map(model, images, torch.arange(count) % 10, "occlusion")
