@@ -1,8 +1,8 @@
 """Fresh results against the published ones: what agrees, what moved, what is missing.
 
 Two ways of comparing. On the same processor model, with the same versions, threads, parameters and code, a run must give
-*identical* numbers. Anywhere else rounding differs in the last bit, training amplifies it, and a run with the same seed is in
-effect a run with another one: then the means over seeds must agree within what seeds alone make of them.
+*identical* numbers, and the same weights. Anywhere else rounding differs in the last bit, training amplifies it, and a run
+with the same seed is in effect a run with another one: then the means over seeds must agree within what seeds alone make of them.
 """
 
 import math
@@ -27,6 +27,8 @@ RESOLUTION = {
     "dead_map_rate": (0.005, "what the study allows itself"),
 }
 """Smaller differences than these do not count, and why."""
+
+MODEL = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,13 @@ def compare_studies(study: Study, fresh: Path, published: Path) -> Report:
         if ours["digest"] != theirs["digest"]:
             missing[run.id] = "made with other parameters"
             continue
-        (alike if _same_conditions(ours, theirs) else loose).append((run, ours["metrics"], theirs["metrics"]))
+        same = _same_conditions(ours, theirs)
+        (alike if same else loose).append((run, ours["metrics"], theirs["metrics"]))
+        if same and (model := theirs.get("files", {}).get(MODEL)):
+            equal = float(ours.get("files", {}).get(MODEL) == model)
+            rows.append(
+                Row(run.id, "same_weights", "identical", equal, 1.0, 0.0, "SHA-256 of the model, same conditions")
+            )
     if not alike and not loose:
         reasons = ", ".join(
             f"{reason}: {list(missing.values()).count(reason)}" for reason in dict.fromkeys(missing.values())
@@ -144,7 +152,7 @@ def _claims(fresh: Path, published: Path) -> tuple[list[Row], list[str]]:
 def _same_conditions(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     """Whether two results must be equal bit for bit: code, processor, versions and threads are the same."""
     a, b = ours["provenance"], theirs["provenance"]
-    keys = ("cpu", "device", "platform", "python", "threads", "precision", "data")
+    keys = ("cpu", "cpu_version", "device", "platform", "python", "threads", "precision", "data")
     names = ("torch", "numpy", "captum", "scipy", "scikit-image")
     packages = [{name: (p.get("packages") or {}).get(name) for name in names} for p in (a, b)]
     return (
@@ -225,7 +233,7 @@ def describe(report: Report) -> str:
     lines = []
     for how, words in (
         ("identical", "same machine, versions and code: identity asked for"),
-        ("seed spread", "other machine or versions: means over seeds, within what seeds alone make of them"),
+        ("seed spread", "other machine, versions or code: means over seeds, within what seeds alone make of them"),
         ("fixed", "follows from network and setup: equality asked for"),
     ):
         part = [row for row in report.rows if row.how == how]

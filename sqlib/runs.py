@@ -191,8 +191,8 @@ def save_run(
 
 # What readers rely on; all of it may be missing or null.
 _ORIGIN = {
-    "git": dict, "packages": dict, "data": dict, "cpu": str, "platform": str, "python": str, "precision": str, "device": str,
-    "started": str, "ended": str, "seconds": int | float,
+    "git": dict, "packages": dict, "data": dict, "cpu": str, "cpu_version": str, "platform": str, "python": str,
+    "precision": str, "device": str, "started": str, "ended": str, "seconds": int | float,
 }  # fmt: skip
 
 
@@ -456,6 +456,7 @@ def provenance(started: datetime | float | None = None) -> dict[str, Any]:
         "packages": package_versions(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),
+        "cpu_version": cpu_version(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads() if torch else None,
         "started": started.astimezone(UTC).isoformat(timespec="seconds") if started else None,
@@ -570,6 +571,17 @@ def cpu_model() -> str | None:
     except OSError:
         pass
     return platform.processor() or None
+
+
+def cpu_version() -> str | None:
+    """Such as 'family 25, model 17, stepping 1': a rented machine's name for its processor may not say more than the maker."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    parts = {"family": told.get("cpu family"), "model": told.get("model"), "stepping": told.get("stepping")}
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value) or None
 
 
 def usable_cores() -> int:

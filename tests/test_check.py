@@ -54,6 +54,23 @@ def test_the_same_machine_must_give_the_same_numbers_but_not_the_same_times(tmp_
     assert line.split()[1:4] == ["23/24", "5e-10", "0"] and line.endswith("same machine, versions and code")
 
 
+def test_the_same_machine_must_give_the_same_weights(tmp_path):
+    published, fresh = write(tmp_path / "p", seeds), write(tmp_path / "f", seeds)
+    run = STUDY.runs()[4]
+    for folder in (published, fresh):
+        edit(run.folder(folder), lambda result: result.update(files={"model.safetensors": "a hash"}))
+    assert "same_weights" in check.describe(check.compare_studies(STUDY, fresh, published))
+    assert not check.compare_studies(STUDY, fresh, published).different
+    edit(run.folder(fresh), lambda result: result["files"].update({"model.safetensors": "another"}))
+    assert [(row.what, row.metric) for row in check.compare_studies(STUDY, fresh, published).moved] == [
+        (run.id, "same_weights")
+    ]
+    # A processor of the same name that is another one: other weights are no surprise.
+    edit(run.folder(fresh), lambda result: result["provenance"].update(cpu_version="family 26, model 2, stepping 1"))
+    report = check.compare_studies(STUDY, fresh, published)
+    assert not report.different and any(row.how == "seed spread" for row in report.rows)
+
+
 def test_elsewhere_the_tolerance_is_what_seeds_make_of_it(tmp_path):
     published = write(tmp_path / "p", seeds)
     groups = len(STUDY.setups) * len(STUDY.trainings)

@@ -83,6 +83,24 @@ def test_a_result_says_where_it_comes_from(saved):
     assert origin["notebook"] == hashlib.sha256((REPOSITORY / "notebooks/2_train.ipynb").read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (
+            "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n\nprocessor\t: 1\n",
+            "family 25, model 17, stepping 1",
+        ),
+        ("processor\t: 0\nCPU part\t: 0xd40\n", None),
+        (None, None),
+    ],
+)
+def test_a_processor_is_told_by_more_than_its_name(monkeypatch, tmp_path, text, expected):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(runs, "Path", lambda name: tmp_path / name.rsplit("/", 1)[1])
+    assert runs.cpu_version() == expected
+
+
 def test_provenance_does_without_git(monkeypatch):
     def no_git(*_, **__):
         raise FileNotFoundError("git")
