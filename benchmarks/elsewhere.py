@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from sqlib.config import REPOSITORY, Run, load_study
 from sqlib.data import load
 from sqlib.files import write_atomically
-from sqlib.readme import ELSEWHERE, markdown_table, update_readme
+from sqlib.readme import ELSEWHERE, markdown_table, revision, update_readme
 from sqlib.runs import provenance, read_result
 from sqlib.train import fit, measure
 
@@ -121,11 +121,10 @@ def table(results: dict) -> str:
     rows.append(["another seed", *cells])
     lines = markdown_table(["", "same weights", "other answers, %", *(title for title, _, _ in METRICS.values())], rows)
     same, machine = results["as_published"], results["provenance"]
-    revision = machine["git"]["revision"][:12] if machine["git"] else "no git"
     lines += [
         "",
         f"`{GROUP}`, each change a seed (or a pair of seeds). Trained as it was, {sum(same.values())} of {len(same)} gave the "
-        f"published numbers to the last bit. {machine['cpu']}, torch {machine['packages']['torch']}, {revision}.",
+        f"published numbers to the last bit. {machine['cpu']}, torch {machine['packages']['torch']}, {revision(machine['git'])}.",
     ]
     return "\n".join(lines)
 

@@ -7,11 +7,6 @@ from sqlib.models import Network
 from timing import Step
 
 FLOPS_PER_MAC = 2
-STEP_OVER_FORWARD = 3
-"""Forward once, backward twice (gradient of the input, gradient of the weights).
-
-The first layer's input gradient is counted although an ordinary step does not need it: 4% of `lenet`, 0.5% of `sgt_cnn`.
-"""
 
 
 def product(size: int, dtype: torch.dtype = torch.float32) -> Step:
@@ -30,15 +25,17 @@ def product_flops(size: int) -> int:
 def step_flops(model: Network, batch: int, training: str = "standard", integers: bool = False) -> int:
     """Floating-point operations of the matrix products in one training step; nothing else is counted.
 
-    A guided step explains (backward to the image) and trains on two batches; the pass that is explained is one of the two.
+    Forward once, backward twice: the gradient of the weights and that of the input, which training does not need in the
+    first layer. A guided step trains on two batches, and the pass of one of them is explained: backward to the image.
     integers: leave out what is multiplied as 8-bit integers, at a rate of its own: forward, convolutions of codes.
     """
-    forward, passes = (2, 2 * STEP_OVER_FORWARD + 1) if training == "saliency_guided" else (1, STEP_OVER_FORWARD)
-    macs = passes * sum(model.macs.values())
+    trained, explained = (2, 1) if training == "saliency_guided" else (1, 0)
+    whole, first = sum(model.macs.values()), model.macs[model.convs[0]]
+    macs = trained * (3 * whole - first) + explained * whole
     if integers:
         pairs = zip(model.convs, model.convs[1:], strict=False)
         coded = [
             b for a, b in pairs if FLOAT not in (model.get_submodule(f"{a}_act").bits, model.get_submodule(b).bits)
         ]
-        macs -= forward * sum(model.macs[layer] for layer in coded)
+        macs -= trained * sum(model.macs[layer] for layer in coded)
     return FLOPS_PER_MAC * batch * macs

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--precision",
         choices=steps.PRECISIONS,
         default=steps.precisions()[-1],
-        help="of the convolutions (%(default)s: what the study trains in on this machine)",
+        help="of the convolutions (%(default)s: the study's on this machine)",
     )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write (benchmarks/profile.txt)")
     options = parser.parse_args(arguments)

@@ -1,7 +1,8 @@
 """Measure the ratios that say whether training is fast: `make bench`, or `python benchmarks/run.py --help`.
 
 Each ratio is the median over repeats of (seconds of one side / seconds of the other), the two sides called in turn in this
-process. Where a ratio is measured in several cases (networks, setups), the one furthest from its target stands for it.
+process, each built anew a few times. A target is met, or missed, where all builds agree. Where a ratio is measured in
+several cases (networks, setups), the one furthest from its target stands for it.
 """
 
 import argparse
@@ -26,9 +27,9 @@ from sqlib.files import write_atomically
 from sqlib.machine import bfloat16_units, instructions, keep_memory
 from sqlib.models import build_model
 from sqlib.quant import integers
-from sqlib.readme import BENCHMARKS, markdown_table, update_readme
+from sqlib.readme import BENCHMARKS, markdown_table, revision, update_readme
 from sqlib.runs import provenance
-from timing import FEWEST_REPEATS, Step, alternate, summary
+from timing import BUILDS, FEWEST_REPEATS, Step, alternate, summary
 
 OUTPUT = Path(__file__).with_name("results.json")
 
@@ -134,16 +135,22 @@ def reasons() -> dict[str, str]:
     return missing
 
 
-def measure(case: Case, repeats: int, warm_up: int, rates: dict[str, dict]) -> dict:
-    """Median, n and spread of the case's ratio, and the median seconds of its two sides, for information.
+def measure(case: Case, repeats: int, warm_up: int, rates: dict[str, dict], builds: int = BUILDS) -> dict:
+    """Median, n and spread of the case's ratio over `builds` x `repeats` pairs, and the median seconds of its two sides.
 
-    `ceiling`, where the case has one: the ratio if `under` took no longer than its matrix products at the rate in `rates`.
+    `builds`: the median ratio of each build of the two sides. `ceiling`, where the case has one: the ratio if `under` took
+    no longer than its matrix products at the rate in `rates`.
     """
     (over_label, over), (under_label, under) = case.over, case.under
-    over_times, under_times = alternate(over(), under(), repeats, warm_up)
-    ratios = [case.scale * a / b for a, b in zip(over_times, under_times, strict=True)]
+    rounds = [alternate(over(), under(), repeats, warm_up) for _ in range(builds)]
+    ratios = [[case.scale * a / b for a, b in zip(*sides, strict=True)] for sides in rounds]
+    over_times, under_times = ([*itertools.chain(*side)] for side in zip(*rounds, strict=True))
     seconds = {over_label: statistics.median(over_times), under_label: statistics.median(under_times)}
-    found = {**summary(ratios), "seconds": seconds}
+    found = {
+        **summary([*itertools.chain(*ratios)]),
+        "builds": [statistics.median(part) for part in ratios],
+        "seconds": seconds,
+    }
     if case.arithmetic:
         flops, precision = case.arithmetic
         found["ceiling"] = seconds[over_label] * 1e9 * rates[f"{precision}_gflops"]["median"] / flops
@@ -151,11 +158,15 @@ def measure(case: Case, repeats: int, warm_up: int, rates: dict[str, dict]) -> d
 
 
 def conclude(ratio: str, measured: dict[str, dict]) -> dict:
-    """The entry of a ratio from its measured cases: the worst case's numbers, the target, whether it is met, every case."""
+    """The entry of a ratio from its measured cases: the worst case's numbers, the target, whether it is met, every case.
+
+    `met` is None where the builds of a case do not agree.
+    """
     rule, value = TARGETS[ratio]
 
-    def meets(case: dict) -> bool:
-        return case["median"] <= value if rule == "at most" else case["median"] >= value
+    def meets(case: dict) -> bool | None:
+        said = {median <= value if rule == "at most" else median >= value for median in case["builds"]}
+        return said.pop() if len(said) == 1 else None
 
     entry = {"target": {"rule": rule, "value": value}}
     if not measured:
@@ -196,6 +207,7 @@ def benchmark(repeats: int, threads: int, size: Size, warm_up: int) -> dict:
         "gemm": rates,
         "batch": size.batch,
         "repeats": repeats,
+        "builds": BUILDS,
         "warm_up": warm_up,
         "threads": threads,
         "torch": str(torch.__version__),
@@ -206,43 +218,54 @@ def benchmark(repeats: int, threads: int, size: Size, warm_up: int) -> dict:
     }
 
 
+VERDICTS = {True: "yes", False: "**no**", None: "unclear"}
+
+
+def range_of(builds: list[float]) -> str:
+    """The smallest and the largest median of a build."""
+    return f"{min(builds):.2f} to {max(builds):.2f}"
+
+
+def busy(results: dict) -> str:
+    """A sentence where the machine had something else to do when this began, else ""."""
+    load = results["load_average"]["before"][0]
+    return f"The machine was busy before this began (load average {load:.1f}): measure again." if load > 0.5 else ""
+
+
 def table(results: dict) -> str:
     """The results for a reader: a row a case, then where and when."""
-    rows = [("ratio", "case", "median", "quartiles", "n", "target", "met", "ceiling", "medians, ms")]
+    rows = [("ratio", "case", "median", "quartiles", "builds", "n", "target", "met", "ceiling", "medians, ms")]
     for ratio, entry in results["ratios"].items():
         target = f"{entry['target']['rule']} {entry['target']['value']:g}"
         for name, case in entry["cases"].items():
             low, high = case["spread"]
-            own = (f"{case['median']:.2f}", f"{low:.2f} to {high:.2f}", str(case["n"]))
+            own = (f"{case['median']:.2f}", f"{low:.2f} to {high:.2f}", range_of(case["builds"]), str(case["n"]))
             ceiling = f"{case['ceiling']:.1f}" if "ceiling" in case else "-"
             sides = " / ".join(f"{1000 * seconds:.1f}" for seconds in case["seconds"].values())
-            rows.append((ratio, name, *own, target, "yes" if case["met"] else "no", ceiling, sides))
+            rows.append((ratio, name, *own, target, VERDICTS[case["met"]].strip("*"), ceiling, sides))
         if not entry["cases"]:
-            rows.append((ratio, entry["reason"], "-", "-", "0", target, "-", "-", "-"))
+            rows.append((ratio, entry["reason"], "-", "-", "-", "0", target, "-", "-", "-"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     float32, bfloat16 = (results["gemm"][name]["median"] for name in ("float32_gflops", "bfloat16_gflops"))
     lines += ["", f"Matrix products: float32 {float32:.0f} GFLOP/s, bfloat16 {bfloat16:.0f} GFLOP/s"]
-    machine, load, git = results["machine"], results["load_average"]["before"], results["git"]
-    revision = git["revision"][:12] + ("+changes" if git["dirty"] else "") if git else "no git"
+    machine = results["machine"]
     lines.append(
         f"{machine['cpu']}, {results['threads']} threads of {machine['cores']} cores, torch {results['torch']}, "
-        f"batch {results['batch']}, {revision}, {results['date']}"
+        f"batch {results['batch']}, {revision(results['git'])}, {results['date']}"
     )
     if results["quick"]:
         lines.append("--quick: tiny batches, so these numbers mean nothing.")
-    elif load[0] > 0.5:
-        lines.append(
-            f"The machine was busy before this began (load average {load[0]:.1f}): measure again when it is not."
-        )
+    elif said := busy(results):
+        lines.append(said)
     return "\n".join(lines)
 
 
 MEANINGS = {
     "quantised_over_float": "w4a4 / fp32",
     "guided_over_standard": "guided / ordinary, the same network and setup",
-    "authors_over_ours": "a plain implementation of the authors' procedure / ours, guided w4a4",
+    "authors_over_ours": "a plain implementation of the authors' procedure, float network in float32 / ours, guided w4a4",
     "brevitas_over_ours_float32": "Brevitas / ours, 4 bits, both in float32",
     "brevitas_over_ours_bfloat16": "Brevitas / ours, 4 bits, both in bfloat16",
     "gemm_fraction": "its arithmetic alone, at this machine's rate of matrix products / fp32 in float32",
@@ -259,28 +282,31 @@ def readme_block(results: dict) -> str:
         what = f"`{ratio}`: {MEANINGS[ratio]}"
         for name, case in entry["cases"].items():
             low, high = case["spread"]
-            met = "yes" if case["met"] else "**no**"
+            met = VERDICTS[case["met"]]
             ceiling = f"{case['ceiling']:.1f}" if "ceiling" in case else ""
-            rows.append([what, name, f"{case['median']:.2f}", f"{low:.2f} to {high:.2f}", target, met, ceiling])
+            spreads = [f"{low:.2f} to {high:.2f}", range_of(case["builds"])]
+            rows.append([what, name, f"{case['median']:.2f}", *spreads, target, met, ceiling])
             what = ""
         if not entry["cases"]:
-            rows.append([what, entry["reason"], "", "", target, "", ""])
+            rows.append([what, entry["reason"], "", "", "", target, "", ""])
     kind = "ratio of the times of two training steps"
-    lines = markdown_table([kind, "case", "median", "quartiles", "target", "met", "ceiling"], rows)
+    lines = markdown_table([kind, "case", "median", "quartiles", "builds", "target", "met", "ceiling"], rows)
     rates = [f"{kind} {results['gemm'][f'{kind}_gflops']['median']:.0f} GFLOP/s" for kind in ("float32", "bfloat16")]
     machine = results["machine"]
     lines += [
         "",
-        f"n = {results['repeats']} each, batch {results['batch']}, {results['threads']} threads of {machine['cores']} cores of "
-        f"{machine['cpu']}, torch {results['torch']}, {results['date'][:10]}; matrix products: {', '.join(rates)}. "
-        "Ceiling: the ratio if our step were nothing but its floating-point matrix products, at that rate.",
+        f"n = {results['repeats']} pairs in each of {results['builds']} builds, batch {results['batch']}, "
+        f"{results['threads']} threads of {machine['cores']} cores of {machine['cpu']}, torch {results['torch']}, "
+        f"{results['date'][:10]}, {revision(results['git'])}; matrix products: {', '.join(rates)}. Builds: the smallest and the "
+        "largest median of a build; unclear: they lie on both sides of the target. Ceiling: the ratio if our step were nothing "
+        f"but its floating-point matrix products, done directly, at that rate. {busy(results)}".rstrip(),
     ]
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=FEWEST_REPEATS, help="timed pairs of each ratio (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=FEWEST_REPEATS, help="timed pairs in each build (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="tiny batches, 2 repeats: does it run? The numbers mean nothing"

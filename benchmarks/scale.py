@@ -9,6 +9,7 @@ Parts that are not named keep what was measured before; each says when.
 """
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -29,11 +30,11 @@ from sqlib.driver import pending
 from sqlib.files import write_atomically
 from sqlib.machine import keep_memory
 from sqlib.models import ARCHITECTURES, Architecture, Conv, Network
-from sqlib.readme import SCALE, markdown_table, update_readme
+from sqlib.readme import SCALE, markdown_table, revision, update_readme
 from sqlib.runs import collect, provenance, reports_root, to_json
 from sqlib.stamps import write_stamps
 from sqlib.train import make_optimizer, train_step
-from timing import FEWEST_REPEATS, summary
+from timing import BUILDS, FEWEST_REPEATS, Step, steadily, summary
 
 OUTPUT = Path(__file__).with_name("scale.json")
 PARTS = ("steps", "graph", "studies", "maps")
@@ -54,9 +55,9 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def milliseconds(step: Callable[[], object], repeats: int) -> dict:
-    """`timing.summary` of a step's milliseconds, after two steps that are not counted."""
-    return summary([1e3 * seconds(step) for _ in range(repeats + 2)][2:])
+def milliseconds(build: Callable[[], Step], repeats: int) -> dict:
+    """`timing.summary` of a step's milliseconds, for a second at least in each of `timing.BUILDS` builds of it."""
+    return summary([1e3 * took for _ in range(BUILDS) for took in steadily(build(), repeats)])
 
 
 def widened(width: float) -> Architecture:
@@ -69,6 +70,7 @@ def widened(width: float) -> Architecture:
 def wide_step(width: float, precision: str, batch: int) -> tuple[Callable[[], object], int]:
     """(an ordinary w4a4 step of the widened network, its multiply-accumulates an image)."""
     run = steps.make_run("lenet", "w4a4", "standard", batch, precision=precision)
+    torch.manual_seed(run.seed)
     model = Network(widened(width), "lenet", load_setup("w4a4"), 1, 10)
     optimizer, _ = make_optimizer(model, run, steps=1000)
     images, labels = steps.random_batch(batch)
@@ -84,11 +86,13 @@ def measure_steps(repeats: int) -> dict:
     for batch in BATCHES:
         row = {"batch": batch}
         for training in ("standard", "saliency_guided"):
-            row[training] = milliseconds(steps.ours("lenet", "w4a4", training, batch, None, precision), repeats)
+            build = functools.partial(steps.ours, "lenet", "w4a4", training, batch, None, precision)
+            row[training] = milliseconds(build, repeats)
         by_batch.append(row)
     for width in WIDTHS:
-        step, macs = wide_step(width, precision, WIDE_BATCH)
-        by_width.append({"width": width, "macs": macs, "standard": milliseconds(step, repeats)})
+        _, macs = wide_step(width, precision, WIDE_BATCH)
+        build = functools.partial(lambda width: wide_step(width, precision, WIDE_BATCH)[0], width)
+        by_width.append({"width": width, "macs": macs, "standard": milliseconds(build, repeats)})
     return {"precision": precision, "batch": by_batch, "width": by_width}
 
 
@@ -128,13 +132,20 @@ def measure_graph(count: int, scratch: Path) -> dict:
     return {"runs": len(table[0]), "stamps": stamps, "planning": planning, "collecting": collecting}
 
 
+def carry_out(command: list[str], environment: dict[str, str]) -> None:
+    """Run a command silently; SystemExit with all it said if it fails."""
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit(f"{done.stdout}\n{' '.join(command)} failed: nothing was measured")
+
+
 def measure_study(seeds: int, cores: int, scratch: Path) -> dict:
     """Seconds of a whole study of 2 x `seeds` runs, pages included; its data are there already."""
     grid = {"datasets": ["mnist"], "setups": ["fp32", "w4a4"], "trainings": ["standard"], "seeds": list(range(seeds))}
     study_file(scratch / "params", "small", **grid, sweeps=[], quality={"images": 20, "setups": ["w4a4"]})
     environment = {**os.environ, "SQLIB_PARAMS": str(scratch / "params"), "SQLIB_REPORTS": str(scratch / "reports")}
     command = [sys.executable, "-m", "sqlib", "reproduce", "small", "--cores", str(cores)]
-    took = seconds(lambda: subprocess.run(command, env=environment, check=True, capture_output=True))
+    took = seconds(lambda: carry_out(command, environment))
     return {"runs": 2 * seeds, "cores": cores, "seconds": took}
 
 
@@ -158,8 +169,7 @@ def measure_maps(dataset: str, scratch: Path) -> dict | None:
         jobs.setdefault(run.id.rsplit("/", 1)[0], []).append(run.id)
 
     def job(ids: list[str]) -> None:
-        command = [sys.executable, "-m", "sqlib", "quality", "paper", *ids]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
+        carry_out([sys.executable, "-m", "sqlib", "quality", "paper", *ids], environment)
 
     with ThreadPoolExecutor(2) as workers:
         took = seconds(lambda: list(workers.map(job, jobs.values())))
@@ -196,8 +206,13 @@ def table(results: dict) -> str:
             for row in found["width"]
         ]
         lines += rows_of(head, cells)
-        n = found["batch"][0]["standard"]["n"]
-        lines += ["", f"w4a4, one thread, {found['precision']}; medians with quartiles, n = {n} each."]
+        n = min(
+            times["n"] for row in found["batch"] + found["width"] for times in row.values() if isinstance(times, dict)
+        )
+        lines += [
+            "",
+            f"w4a4, one thread, {found['precision']}; medians with quartiles, n = {n} or more in {BUILDS} builds.",
+        ]
     if found := results.get("graph"):
         head = "runs in the graph | writing its stamps, s | planning, s | asked | collecting results, s | asked"
         cells = [
@@ -209,6 +224,7 @@ def table(results: dict) -> str:
                 f"at most {limit}: {'yes' if found[-1][part] <= limit else '**no**'}" for part, limit in ASKED.items()
             )
         lines += rows_of(head, cells)
+        lines += ["", "n = 1 each, after a graph of the smallest size that is not counted."]
     if found := results.get("studies"):
         head = "runs of a small study | on one core, s | on two cores, s | ratio"
         took = {(row["runs"], row["cores"]): row["seconds"] for row in found}
@@ -226,7 +242,7 @@ def table(results: dict) -> str:
         ]
     origins = {part: origin for part, origin in results["provenance"].items() if results.get(part)}
     where = {
-        part: f"{o['cpu']}, {o['cores']} cores, torch {o['packages']['torch']}, {o['ended'][:10]}"
+        part: f"{o['cpu']}, {o['cores']} cores, torch {o['packages']['torch']}, {o['ended'][:10]}, {revision(o['git'])}"
         for part, o in origins.items()
     }
     if len(set(where.values())) == 1:
@@ -240,6 +256,7 @@ def measure(part: str, graphs: Sequence[int], scratch: Path) -> dict | list | No
     if part == "steps":
         return measure_steps(FEWEST_REPEATS)
     if part == "graph":
+        measure_graph(min(graphs), scratch / "first")  # imports and caches: what the first graph of a process pays
         return [measure_graph(count, scratch / f"graph{count}") for count in graphs]
     if part == "studies":
         sizes = [(seeds, cores) for seeds in SEEDS for cores in (1, 2)]
@@ -265,11 +282,13 @@ def main(arguments: list[str] | None = None) -> None:
         for part in options.parts:
             print(f"measuring {part} ...", file=sys.stderr)
             started = time.time()
-            results[part] = measure(part, options.runs, Path(scratch))
+            found = measure(part, options.runs, Path(scratch))
+            if found is None:  # what was measured before stays
+                print(f"{part}: not measured: the paper study is not finished (`make reproduce`)", file=sys.stderr)
+                continue
+            results[part] = found
             results.setdefault("provenance", {})[part] = provenance(started)
             write_atomically(options.output, (json.dumps(results, indent=1) + "\n").encode())  # what is measured stays
-    if "maps" in options.parts and results["maps"] is None:
-        print("maps: not measured: the paper study is not finished (`make reproduce`)", file=sys.stderr)
     print(table(results))
     if options.output == OUTPUT:
         update_readme(REPOSITORY / "README.md", table(results), SCALE)

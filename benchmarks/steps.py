@@ -1,4 +1,4 @@
-"""Training steps of sqlib, as the study takes them, on one fixed batch of random pixels."""
+"""Training steps of sqlib (`train.train_step`), on one fixed batch of random pixels: nothing is gathered or shifted."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ def random_batch(size: int) -> tuple[Tensor, Tensor]:
 def make_run(
     network: str, setup: str, training: str, batch: int, guidance: Guidance | None = None, precision: str = "float32"
 ) -> Run:
-    """A run with the study's parameters, but this batch size and precision; `guidance` replaces the study's."""
+    """A run with the default parameters, whose values cost no time, but this batch size, precision and `guidance`."""
     return Run(
         dataset="mnist",
         network=network,

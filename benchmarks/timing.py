@@ -7,6 +7,9 @@ from collections.abc import Callable
 FEWEST_REPEATS = 9
 """Of a median that is quoted."""
 
+BUILDS = 3
+"""How often each side is built anew: where its tensors come to lie changes a step's time, too."""
+
 Step = Callable[[], object]
 """One training step (or matrix product), complete when it returns."""
 
@@ -20,6 +23,16 @@ def alternate(over: Step, under: Step, repeats: int, warm_up: int = 2) -> tuple[
             step()
             side.append(time.perf_counter() - start)
     return times[0][warm_up:], times[1][warm_up:]
+
+
+def steadily(step: Step, repeats: int, warm_up: int = 2, least: float = 1.0) -> list[float]:
+    """Seconds of each call, after `warm_up` calls: `repeats` of them, or as many more as fill `least` seconds."""
+    times: list[float] = []
+    while len(times) < warm_up + repeats or sum(times[warm_up:]) < least:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return times[warm_up:]
 
 
 def summary(values: list[float]) -> dict:

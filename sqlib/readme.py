@@ -32,6 +32,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
+def revision(git: dict | None) -> str:
+    """Of the code that made something (`runs.provenance`'s `git`): 12 digits, and whether there were changes beside it."""
+    return f"code {git['revision'][:12]}{' with changes' if git['dirty'] else ''}" if git else "no git"
+
+
 def expected_block(study: Study, reports: Path) -> str:
     """Markdown of what a fresh study may differ by from this one on another machine, and of what making this one took."""
     found = tolerances(study, reports)
@@ -101,8 +106,8 @@ def _sentence(found: dict[str, str]) -> str:
     guided = ""
     if "guided_accuracy" in found:
         guided = (
-            f" Training it saliency-guided changes that by {found['guided_accuracy']} points of accuracy "
-            f"and {found['guided_gini']} of Gini index."
+            f" At {found['after']}, saliency-guided instead of ordinary training changes the accuracy by "
+            f"{found['guided_accuracy']} points and the Gini index by {found['guided_gini']}."
         )
     return (
         f"**{found['title']}**, {found['before']} to {found['after']} with ordinary training: test accuracy "

@@ -3,7 +3,7 @@
 import pytest
 
 from sqlib.config import REPOSITORY, SqlibError, load_study
-from sqlib.readme import BENCHMARKS, ELSEWHERE, END, EXPECTED, FAULTS, GPU, START, expected_block, update_readme
+from sqlib.readme import BENCHMARKS, ELSEWHERE, END, EXPECTED, FAULTS, GPU, SCALE, START, expected_block, update_readme
 
 
 def test_only_what_stands_between_the_marks_changes_and_twice_is_once(tmp_path):
@@ -30,6 +30,7 @@ def test_a_readme_without_marks_is_refused_and_left_alone(tmp_path):
         ("README.md", START, END),
         ("README.md", *BENCHMARKS),
         ("README.md", *GPU),
+        ("README.md", *SCALE),
         ("REPRODUCING.md", *EXPECTED),
         ("REPRODUCING.md", *ELSEWHERE),
         ("REPRODUCING.md", *FAULTS),
