@@ -11,6 +11,7 @@ import json
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -226,10 +227,24 @@ def range_of(builds: list[float]) -> str:
     return f"{min(builds):.2f} to {max(builds):.2f}"
 
 
+IDLE = 0.5
+"""Load average of a minute below which a machine counts as idle."""
+
+
+def wait_until_idle(most: float = 150, step: float = 5) -> None:
+    """Wait until the load average has forgotten what has just ended, `most` seconds at most."""
+    waited = 0.0
+    while os.getloadavg()[0] > IDLE and waited < most:
+        if not waited:
+            print("waiting until the machine is idle ...", file=sys.stderr, flush=True)
+        time.sleep(step)
+        waited += step
+
+
 def busy(results: dict) -> str:
     """A sentence where the machine had something else to do when this began, else ""."""
     load = results["load_average"]["before"][0]
-    return f"The machine was busy before this began (load average {load:.1f}): measure again." if load > 0.5 else ""
+    return f"The machine was busy before this began (load average {load:.1f}): measure again." if load > IDLE else ""
 
 
 def table(results: dict) -> str:
@@ -320,6 +335,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.repeats < FEWEST_REPEATS:
         parser.error(f"--repeats: at least {FEWEST_REPEATS} are needed for a median with quartiles (or take --quick)")
     else:
+        wait_until_idle()
         results = {**benchmark(options.repeats, options.threads, Size(), warm_up=2), "quick": False}
     output = options.output or (None if options.quick else OUTPUT)
     if output:

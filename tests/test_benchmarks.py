@@ -99,6 +99,18 @@ def test_each_build_is_a_new_one():
     assert built == ["over", "under"] * 3
 
 
+def test_a_machine_that_has_just_been_busy_is_waited_for_but_not_for_ever(monkeypatch, capsys):
+    slept = []
+    loads = iter([2.0, 0.9, 0.4])
+    monkeypatch.setattr(benchmark.time, "sleep", slept.append)
+    monkeypatch.setattr(benchmark.os, "getloadavg", lambda: (next(loads), 2.0, 2.0))
+    benchmark.wait_until_idle()
+    assert slept == [5, 5] and capsys.readouterr().err.count("waiting until the machine is idle") == 1
+    monkeypatch.setattr(benchmark.os, "getloadavg", lambda: (2.0, 2.0, 2.0))
+    benchmark.wait_until_idle(most=20)
+    assert len(slept) == 2 + 4
+
+
 def is_measured(entry):
     return entry["n"] in (2, 2 * timing.BUILDS) and entry["median"] > 0 and 0 < entry["spread"][0] <= entry["spread"][1]
 
