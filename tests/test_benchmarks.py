@@ -324,7 +324,9 @@ def test_the_table_of_the_gpu_says_what_was_met_and_what_differs():
 
 def test_the_graph_alone_is_measured_and_earlier_parts_stay(tmp_path, capsys):
     path = tmp_path / "scale.json"
-    origin = {"cpu": "an older one", "cores": 2, "packages": {"torch": "2.0"}, "ended": "2026-01-01T00:00:00+00:00"}
+    origin = {
+        "cpu": "an older one", "cores": 2, "packages": {"torch": "2.0"}, "ended": "2026-01-01T00:00:00+00:00", "git": None,
+    }  # fmt: skip
     earlier = {"maps": {"dataset": "mnist", "runs": 6, "images": 50, "seconds": 7.0}, "provenance": {"maps": origin}}
     path.write_text(json.dumps(earlier))
     scale.main(["graph", "--runs", "90", "--output", str(path)])
@@ -334,7 +336,7 @@ def test_the_graph_alone_is_measured_and_earlier_parts_stay(tmp_path, capsys):
     assert results["maps"] == earlier["maps"] and results["provenance"]["maps"] == origin
     printed = capsys.readouterr().out
     assert "| 96 |" in printed and "6 runs (mnist, 50 images each)" in printed
-    assert "graph: " in printed and "maps: an older one, 2 cores, torch 2.0, 2026-01-01" in printed
+    assert "graph: " in printed and "maps: an older one, 2 cores, torch 2.0, 2026-01-01, no git" in printed
 
 
 def test_all_parts_are_measured_where_none_is_named_and_none_where_one_is_unknown(tmp_path, monkeypatch, capsys):
@@ -385,7 +387,7 @@ def test_a_whole_small_study_is_what_is_timed(tmp_path, monkeypatch):
 
 
 def test_a_study_that_fails_while_it_is_timed_says_why():
-    with pytest.raises(SystemExit, match=r"out of luck\s.*failed: nothing was measured"):
+    with pytest.raises(SystemExit, match=r"out of luck\s+.*failed: nothing was measured"):
         scale.carry_out([sys.executable, "-c", "raise SystemExit('out of luck')"], dict(os.environ))
 
 
