@@ -263,6 +263,8 @@ def table(results: dict) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
+    if results["quick"]:
+        lines.insert(0, "--quick: tiny batches, to see that it runs. No number below means anything, and no verdict.")
     float32, bfloat16 = (results["gemm"][name]["median"] for name in ("float32_gflops", "bfloat16_gflops"))
     lines += ["", f"Matrix products: float32 {float32:.0f} GFLOP/s, bfloat16 {bfloat16:.0f} GFLOP/s"]
     machine = results["machine"]
@@ -270,9 +272,7 @@ def table(results: dict) -> str:
         f"{machine['cpu']}, {results['threads']} threads of {machine['cores']} cores, torch {results['torch']}, "
         f"batch {results['batch']}, {revision(results['git'])}, {results['date']}"
     )
-    if results["quick"]:
-        lines.append("--quick: tiny batches, so these numbers mean nothing.")
-    elif said := busy(results):
+    if not results["quick"] and (said := busy(results)):
         lines.append(said)
     return "\n".join(lines)
 

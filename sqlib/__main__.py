@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -427,6 +428,14 @@ def reproduce(
         print(f"{name}: done in {duration(time.monotonic() - progress.started)}: {page}")
 
 
+def replaces_only_its_own(path: Path, own: Callable[[Path], bool]) -> None:
+    """SqlibError where a file would be lost that this command has not written (`own` says whether it has)."""
+    if path.exists() and not own(path):
+        raise SqlibError(
+            f"{shown(path)} is there already, and this command has not written it: choose another --output"
+        )
+
+
 @app.command()
 def pack(
     folder: RunFolder,
@@ -436,6 +445,7 @@ def pack(
     from sqlib import deploy
 
     path = folder / runs.PACKED if output is None else output
+    replaces_only_its_own(path, deploy.is_packed)
     size = deploy.pack(runs.load_model(folder), path)
     floats = runs.read_result(folder)["metrics"].get("float_weight_bytes", 0)
     print(f"{shown(path)}: {size:,} bytes; in float32 the weights take {floats:,} ({floats / size:.1f} times as many)")
@@ -443,7 +453,9 @@ def pack(
 
 @app.command()
 def predict(
-    packed: Annotated[Path, typer.Argument(help="A packed model, see `pack`.", metavar="PACKED")],
+    packed: Annotated[
+        Path, typer.Argument(help="A packed model, see `pack`, or the folder of a run.", metavar="PACKED")
+    ],
     images: Images,
     invert: Invert = False,
 ) -> None:
@@ -452,7 +464,7 @@ def predict(
 
     from sqlib import deploy
 
-    model = deploy.IntegerModel.load(packed)
+    model = deploy.IntegerModel.load(packed / runs.PACKED if packed.is_dir() else packed)
     pixels = np.stack([deploy.read_image(path, invert, lambda line: print(line, file=sys.stderr)) for path in images])
     logits = model.logits(pixels)
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -495,9 +507,10 @@ def export(
     output: Annotated[Path | None, typer.Option(help="File to write (default: model.onnx in RUN).")] = None,
 ) -> None:
     """Write a run's model as an ONNX file."""
-    from sqlib.onnx_export import export_onnx
+    from sqlib.onnx_export import export_onnx, exported
 
     path = folder / "model.onnx" if output is None else output
+    replaces_only_its_own(path, exported)
     print(f"{shown(path)}: {export_onnx(runs.load_model(folder), path):,} bytes")
 
 

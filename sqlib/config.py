@@ -453,6 +453,8 @@ def load_setup(name: str, folder: Path | None = None) -> Setup:
 def load_study(name: str, params: Path | None = None) -> Study:
     """The study in `<params>/<name>.yaml` with its setups; raises SqlibError (one line) for anything amiss."""
     params = Path(params or PARAMS)
+    if name.endswith(".yaml") and (params / Path(name).name).exists():
+        raise SqlibError(f"study '{short(name, 80)}': write its name alone, '{Path(name).stem}'")
     check_name("study", name)
     path = params / f"{name}.yaml"
     if not path.exists():
@@ -461,6 +463,8 @@ def load_study(name: str, params: Path | None = None) -> Study:
     content = read_yaml(path)
     if "name" in content:
         raise SqlibError(f"{shown_path(path)}: unknown key 'name': a study is called after its file")
+    if "setups" not in content:
+        validate(Study, {**content, "name": name}, path)  # says so, after a key that it may be misspelt as
     if not isinstance(content.get("setups"), list):
         raise SqlibError(f"{shown_path(path)}: setups: expected a list of names of files in params/setups/")
     names = content["setups"]
@@ -511,7 +515,9 @@ def validate(model: type[BaseModel], content: dict, path: Path):
 
 def mistakes(model: type[BaseModel], error: ValidationError) -> list[str]:
     """What is wrong, a line for each mistake: key, value, what was expected, the nearest valid name."""
-    lines = [short(_one_line(model, detail), 600) for detail in error.errors() if _of_this_kind(detail)]
+    # An unknown key first: it may be the one that is missing, misspelt.
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    lines = [short(_one_line(model, detail), 600) for detail in details if _of_this_kind(detail)]
     return list(dict.fromkeys(lines))
 
 

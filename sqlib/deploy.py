@@ -232,6 +232,15 @@ def read_packed(path: Path) -> Packed:
     return Packed(network, setup, shape, layers, tensors)
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file is a packed model, whole, damaged in its values or of another version."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
 def _read_container(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     try:
         if not path.is_file():

@@ -128,7 +128,8 @@ def _spread(values, factor: float, form: str) -> str:
 def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | None:
     """What the fewest bits do to accuracy, clarity and faithfulness against float, standard training: paired over seeds.
 
-    `_kept` is the share in percent that is left of a quality (missing where there was none to lose).
+    `least_faithful` and `least_gap`: the quantised setup whose maps know least beyond chance, not always the one with the
+    fewest bits.
     """
     floats = [setup for setup in study.setups if setup.is_float]
     quantised = [setup for setup in study.setups if not setup.is_float]
@@ -148,12 +149,13 @@ def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | 
     for key, column in _ANSWERED.items():
         metric, factor, form = _MEASURES[column]
         change = (after.loc[seeds, metric] - before.loc[seeds, metric]).dropna() * factor
-        was, now = before.loc[seeds, metric].mean(), after.loc[seeds, metric].mean()
-        if was > 0 and now >= 0:
-            parts[f"{key}_kept"] = f"{100 * now / was:.0f}"
         parts[f"{key}_before"] = form.format(before.loc[seeds, metric].mean() * factor)
         parts[f"{key}_after"] = form.format(after.loc[seeds, metric].mean() * factor)
         parts[f"{key}_change"] = _signed(change, form)
+    gaps = {setup.name: by_seed(setup.name, "standard")["faithfulness_gap"].mean() for setup in quantised}
+    if known := {name: gap for name, gap in gaps.items() if gap == gap}:
+        parts["least_faithful"] = min(known, key=lambda name: (known[name], name != lowest.name))
+        parts["least_gap"] = _MEASURES["faithfulness gap"][2].format(known[parts["least_faithful"]]).replace("-", "−")
     guided = by_seed(lowest.name, "saliency_guided")
     seeds_guided = after.index.intersection(guided.index)
     if len(seeds_guided):

@@ -30,6 +30,16 @@ def storage_bits(bits: int) -> int:
     return next(size for size in OPSETS if bits <= size)
 
 
+def exported(path: Path) -> bool:
+    """Whether a file is an ONNX model that `export_onnx` has written."""
+    import onnx
+
+    try:
+        return onnx.load(path, load_external_data=False).producer_name == "sqlib"
+    except Exception:  # whatever a parser says of what is no ONNX file
+        return False
+
+
 def export_onnx(model: "Network", path: Path, smallest: int = 2) -> int:
     """Write a trained network as an ONNX file, atomically; the size of the file in bytes.
 

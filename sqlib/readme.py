@@ -112,6 +112,6 @@ def _sentence(found: dict[str, str]) -> str:
     return (
         f"**{found['title']}**, {found['before']} to {found['after']} with ordinary training: test accuracy "
         f"{found['accuracy_before']}% to {found['accuracy_after']}% ({found['accuracy_change']} points), "
-        f"Gini index of the saliency maps {found['gini_before']} to {found['gini_after']} ({found['gini_change']}); "
-        f"{found['seeds']}.{guided}"
+        f"Gini index of the saliency maps {found['gini_before']} to {found['gini_after']} ({found['gini_change']}), their "
+        f"faithfulness gap {found['gap_before']} to {found['gap_after']} ({found['gap_change']}); {found['seeds']}.{guided}"
     )

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,3 +136,48 @@ def test_what_make_starts_ends_with_make_and_a_job_with_its_driver(variables, si
         command_line.main()
     assert sent == signals
     assert capsys.readouterr().out.startswith("Usage")
+
+
+W2A2 = REPOSITORY / "reports/reference/runs/mnist/lenet/w2a2/standard/seed0"
+
+
+@pytest.mark.parametrize("command, made", [("export", "model.onnx"), ("pack", "model.safetensors")])
+def test_what_a_command_did_not_write_it_does_not_replace(tmp_path, command, made):
+    theirs, own = tmp_path / "mine.txt", tmp_path / made
+    theirs.write_text("mine")
+    assert_one_line(sqlib(command, str(W2A2), "--output", str(theirs)), "mine.txt is there already", "--output")
+    assert theirs.read_text() == "mine"
+    for _ in range(2):  # its own it does
+        done = sqlib(command, str(W2A2), "--output", str(own))
+        assert done.returncode == 0 and own.exists(), done.stderr
+    other = {"export": "pack", "pack": "export"}[command]
+    before = own.read_bytes()
+    assert_one_line(sqlib(other, str(W2A2), "--output", str(own)), "is there already")
+    assert own.read_bytes() == before
+
+
+def test_a_run_folder_stands_for_its_packed_model(tmp_path):
+    from PIL import Image
+
+    from sqlib.data import load
+
+    image = tmp_path / "digit.png"
+    Image.fromarray(load("mnist").test_images[0].numpy()).save(image)
+    by_file, by_folder = (sqlib("predict", str(path), str(image)) for path in (W2A2 / "packed.safetensors", W2A2))
+    assert by_file.returncode == 0 and "class 7" in by_file.stdout and by_folder.stdout == by_file.stdout
+
+
+def test_a_misspelt_key_that_is_needed_is_named(tmp_path):
+    shutil.copytree(REPOSITORY / "params", tmp_path / "params")
+    text = (REPOSITORY / "params/smoke.yaml").read_text()
+    (tmp_path / "params/mine.yaml").write_text(text.replace("setups:", "setps:", 1))
+    done = sqlib("plan", "mine", SQLIB_PARAMS=tmp_path / "params")
+    assert done.returncode == 2 and "unknown key 'setps'; did you mean 'setups'?" in done.stderr.splitlines()[0]
+    (tmp_path / "params/mine.yaml").write_text(text.replace("datasets:", "dataset:", 1))
+    done = sqlib("plan", "mine", SQLIB_PARAMS=tmp_path / "params")
+    assert done.returncode == 2 and "unknown key 'dataset'; did you mean 'datasets'?" in done.stderr.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", ["smoke.yaml", "params/smoke.yaml"])
+def test_a_study_is_named_without_its_folder_and_ending(name):
+    assert_one_line(sqlib("plan", name), "write its name alone, 'smoke'")
