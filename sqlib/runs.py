@@ -376,7 +376,11 @@ def describe_run(run: Run) -> "pandas.DataFrame":
         "training": run.training.replace("_", "-"),
         "seed": run.seed,
         "training images": f"{p.images:,}, {run.epochs} epoch{'s' * (run.epochs > 1)} in batches of {p.batch_size}",
-        **({"shift": f"each image up to {p.shift} pixel{'s' * (p.shift > 1)} in both directions, anew each time"} if p.shift else {}),
+        **(
+            {"shift": f"each image up to {p.shift} pixel{'s' * (p.shift > 1)} in both directions, anew each time"}
+            if p.shift
+            else {}
+        ),
         "optimiser": f"Adam, learning rate {p.learning_rate:g} at its peak, beta2 {p.beta2:g}, weight decay {p.weight_decay:g}",
     }
     if not run.setup.is_float:
