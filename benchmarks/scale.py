@@ -31,7 +31,7 @@ from sqlib.files import write_atomically
 from sqlib.machine import keep_memory
 from sqlib.models import ARCHITECTURES, Architecture, Conv, Network
 from sqlib.readme import SCALE, markdown_table, revision, update_readme
-from sqlib.runs import collect, provenance, reports_root, to_json
+from sqlib.runs import collect, git_state, provenance, reports_root, to_json
 from sqlib.stamps import write_stamps
 from sqlib.train import make_optimizer, train_step
 from timing import BUILDS, FEWEST_REPEATS, Step, steadily, summary
@@ -278,6 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write (benchmarks/scale.json)")
     options = parser.parse_args(arguments)
     results: dict = json.loads(options.output.read_text()) if options.output.exists() else {}
+    code = git_state()  # now: each part that is written changes this file
     with tempfile.TemporaryDirectory() as scratch:
         for part in options.parts:
             print(f"measuring {part} ...", file=sys.stderr)
@@ -287,7 +288,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{part}: not measured: the paper study is not finished (`make reproduce`)", file=sys.stderr)
                 continue
             results[part] = found
-            results.setdefault("provenance", {})[part] = provenance(started)
+            results.setdefault("provenance", {})[part] = {**provenance(started), "git": code}
             write_atomically(options.output, (json.dumps(results, indent=1) + "\n").encode())  # what is measured stays
     print(table(results))
     if options.output == OUTPUT:
