@@ -70,8 +70,13 @@ def test_question_and_answer_come_from_the_results(full):
         "32 networks are trained and explained for this: on MNIST and Fashion-MNIST, with four choices of bits" in plain
     )
     assert "From fp32 to w2a2 (2-bit weights and activations), accuracy on MNIST goes from 98.50 to 97.90 %" in plain
-    assert "97.90 % and the faithfulness gap of the saliency maps from 0.200 to 0.200 (0.000 ± 0.000); on Fashion" in plain
-    assert "is not where the bits are fewest: w4a4 on MNIST (0.150), w4a4 on Fashion-MNIST (0.150). How much of it" in plain
+    assert (
+        "97.90 % and the faithfulness gap of the saliency maps from 0.200 to 0.200 (0.000 ± 0.000); on Fashion" in plain
+    )
+    assert (
+        "is not where the bits are fewest: w4a4 on MNIST (0.150), w4a4 on Fashion-MNIST (0.150). How much of it"
+        in plain
+    )
     assert "the pages about explanations show three fills" in plain
     assert "test accuracy by −0.60 ± 0.14 points (98.50 → 97.90 %)" in plain  # paired: −0.5 and −0.7
     assert "Gini index of the saliency maps by 0.000 ± 0.000 (0.700 → 0.700)" in plain
