@@ -131,7 +131,7 @@ def table(results: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="runs trained at a time (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="threads that train at a time, in runs of one or more (%(default)s)")
     parser.add_argument("--one", nargs=3, metavar=("VARIANT", "SEED", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
@@ -147,10 +147,14 @@ def main(arguments: list[str] | None = None) -> None:
             command = [sys.executable, __file__, "--one", variant, str(seed), str(output)]
             subprocess.run(command, env={**os.environ, **VARIANTS[variant][1]}, check=True)
 
-        with ThreadPoolExecutor(options.jobs) as workers:
-            jobs = [workers.submit(job, variant, seed) for variant in VARIANTS for seed in seeds]
-            for each in jobs:
-                each.result()
+        by_threads: dict[int, list[str]] = {}
+        for variant, (changes, _) in VARIANTS.items():
+            by_threads.setdefault(changes.get("threads", 1), []).append(variant)
+        for threads, variants in by_threads.items():  # more threads than cores wait for each other
+            with ThreadPoolExecutor(max(1, options.jobs // threads)) as workers:
+                jobs = [workers.submit(job, variant, seed) for variant in variants for seed in seeds]
+                for each in jobs:
+                    each.result()
         results = {**compare(Path(scratch), seeds), "provenance": provenance(started)}
     write_atomically(OUTPUT, (json.dumps(results, indent=1) + "\n").encode())
     print(table(results))

@@ -263,6 +263,27 @@ def test_what_differs_elsewhere_is_held_against_the_same_seed_and_the_published_
     assert "| two threads | 3 of 3 | 0.0, 0.0, 0.0 |" in text and "+0.250, +0.250, +0.250" in text
 
 
+def test_no_more_threads_train_at_a_time_than_asked(monkeypatch, tmp_path):
+    active, most, seen = [], [], []
+
+    def train_one(command, **_):
+        variant = command[3]
+        active.append(elsewhere.VARIANTS[variant][0].get("threads", 1))
+        most.append(sum(active))
+        seen.append(tuple(command[3:5]))
+        time.sleep(0.02)
+        active.remove(elsewhere.VARIANTS[variant][0].get("threads", 1))
+
+    monkeypatch.setattr(elsewhere.subprocess, "run", train_one)
+    monkeypatch.setattr(elsewhere, "compare", lambda *_: {})
+    monkeypatch.setattr(elsewhere, "provenance", lambda _: {})
+    monkeypatch.setattr(elsewhere, "table", lambda _: "a table")
+    monkeypatch.setattr(elsewhere, "update_readme", lambda *_: None)
+    monkeypatch.setattr(elsewhere, "OUTPUT", tmp_path / "elsewhere.json")
+    elsewhere.main(["--jobs", "2"])
+    assert max(most) == 2 and len(set(seen)) == len(seen) == 3 * len(elsewhere.VARIANTS)
+
+
 # ------------------------------------------------------------------------------------------------------------- GPU
 
 
