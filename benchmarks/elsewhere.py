@@ -131,7 +131,9 @@ def table(results: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="threads that train at a time, in runs of one or more (%(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="threads that train at a time, in runs of one or more (%(default)s)"
+    )
     parser.add_argument("--one", nargs=3, metavar=("VARIANT", "SEED", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
