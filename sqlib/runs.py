@@ -568,24 +568,23 @@ def package_versions() -> dict[str, str | None]:
 
 def cpu_model() -> str | None:
     """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or None
+    return _cpuinfo().get("model name") or platform.processor() or None
 
 
 def cpu_version() -> str | None:
     """Such as 'family 25, model 17, stepping 1': a rented machine's name for its processor may not say more than the maker."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    told = _cpuinfo()
     parts = {"family": told.get("cpu family"), "model": told.get("model"), "stepping": told.get("stepping")}
     return ", ".join(f"{name} {value}" for name, value in parts.items() if value) or None
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor, by its own words; empty elsewhere."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def usable_cores() -> int:
