@@ -141,7 +141,7 @@ def test_what_make_starts_ends_with_make_and_a_job_with_its_driver(variables, si
 W2A2 = REPOSITORY / "reports/reference/runs/mnist/lenet/w2a2/standard/seed0"
 
 
-@pytest.mark.parametrize("command, made", [("export", "model.onnx"), ("pack", "model.safetensors")])
+@pytest.mark.parametrize("command, made", [("export", "model.onnx"), ("pack", "small.safetensors")])
 def test_what_a_command_did_not_write_it_does_not_replace(tmp_path, command, made):
     theirs, own = tmp_path / "mine.txt", tmp_path / made
     theirs.write_text("mine")
@@ -154,6 +154,13 @@ def test_what_a_command_did_not_write_it_does_not_replace(tmp_path, command, mad
     before = own.read_bytes()
     assert_one_line(sqlib(other, str(W2A2), "--output", str(own)), "is there already")
     assert own.read_bytes() == before
+
+
+def test_trained_weights_are_not_replaced_by_a_packed_model(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(W2A2 / "model.safetensors", weights)
+    assert_one_line(sqlib("pack", str(W2A2), "--output", str(weights)), "is there already")
+    assert weights.read_bytes() == (W2A2 / "model.safetensors").read_bytes()
 
 
 def test_a_run_folder_stands_for_its_packed_model(tmp_path):
