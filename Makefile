@@ -7,7 +7,7 @@ PYTHON3 ?= python3
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data smoke plan reproduce sweeps reports publish check lab test test-faults test-cluster lint bench bench-gpu bench-conda scale elsewhere profile lock clean distclean unlock
+.PHONY: help setup data smoke plan reproduce sweeps reports figures publish check lab test test-faults test-cluster lint bench bench-gpu bench-conda scale elsewhere profile lock clean distclean unlock
 
 # What these start ends with make, however make ends.
 smoke reproduce sweeps: export SQLIB_MADE_BY_MAKE = 1
@@ -49,6 +49,9 @@ sweeps: $(READY)  ## make the same, and the sweeps that chose STUDY's parameters
 
 reports: $(READY)  ## make all pages of STUDY again from the results that are there; trains nothing
 	@$(PYTHON) -m sqlib reports $(STUDY)
+
+figures: $(READY)  ## draw every figure of STUDY as SVG and PDF too, for print; the pages link to them
+	@$(PYTHON) -m sqlib figures $(STUDY)
 
 publish: $(READY)  ## copy the complete paper study to reports/reference, which is in git
 	@$(PYTHON) -m sqlib publish $(STUDY)

@@ -1,7 +1,6 @@
 """Driving Snakemake: what is to be made, how long it takes, one line for each finished job, and an orderly end."""
 
 import base64
-import ctypes
 import fcntl
 import getpass
 import hashlib
@@ -21,6 +20,7 @@ from pathlib import Path
 from sqlib import runs
 from sqlib.config import REPOSITORY, Run, SqlibError, Study, nearest, read_yaml
 from sqlib.files import write_atomically
+from sqlib.forkserver import die_with_parent
 from sqlib.stamps import write_stamps
 from sqlib.sweeps import Trial, settle, trials_of
 
@@ -443,8 +443,8 @@ class Progress:
         ).removeprefix("explanations_")
 
 
-def drive(snakemake: list[str], log: Path, progress: Progress, lock: int) -> int:
-    """Run Snakemake, print one line for each finished job, keep all it says in `log`; returns its exit code.
+def drive(snakemake: list[str], log: Path, progress: Progress, lock: int, environment: dict[str, str]) -> int:
+    """Run Snakemake in the environment, print one line for each finished job, keep all it says in `log`; returns its exit code.
 
     Ctrl-C, SIGTERM and SIGHUP end Snakemake and its jobs, and leave as KeyboardInterrupt or SystemExit.
     """
@@ -454,7 +454,7 @@ def drive(snakemake: list[str], log: Path, progress: Progress, lock: int) -> int
 
     old = {number: signal.signal(number, stop_on) for number in (signal.SIGTERM, signal.SIGHUP)}
     process = subprocess.Popen(
-        snakemake, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        snakemake, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=True, pass_fds=[lock],
         preexec_fn=as_child,
     )  # fmt: skip
@@ -488,12 +488,6 @@ def as_child() -> None:
     """Called in Snakemake's process before it starts: it ends with this one, and can be interrupted (not so behind &)."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_parent(signal.SIGKILL)
-
-
-def die_with_parent(number: int) -> None:
-    """Have the system send this process a signal when its parent ends, however that ends (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, number)  # 1 = PR_SET_PDEATHSIG
 
 
 def tell(line: str | None) -> None:

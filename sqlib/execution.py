@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sqlib.config import REPOSITORY, SqlibError, nearest
 from sqlib.files import write_atomically
+from sqlib.forkserver import KERNEL, ForkedKernel, limits, why_not_forked
 from sqlib.runs import to_json
 
 
@@ -37,8 +38,6 @@ def execute(
     file to look at) when a cell raises, the kernel dies, the time is up, or a file of `required` was not written.
     """
     import nbformat
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
 
     notebook, output, required = Path(notebook), Path(output), [Path(path) for path in required]
     plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in parameters.items()}
@@ -49,7 +48,13 @@ def execute(
     # The folder's name is short because the path of a socket has 107 characters at most.
     scratch = Path(tempfile.mkdtemp(prefix="sqlib-"))
     partial = scratch / "executed.ipynb"
-    manager, kernels = _kernel_manager(scratch, notebook.resolve().parent, threads)
+    folder, environment = notebook.resolve().parent, _kernel_environment(scratch, threads)
+    # Forked before anything here has a thread, and before what only this side needs is imported.
+    forked = None if why_not_forked(threads) else ForkedKernel(str(folder), environment)
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    manager, kernels = _kernel_manager(scratch, folder, environment, forked)
     timed_out, finished = threading.Event(), threading.Event()
 
     def stop_kernels():
@@ -140,28 +145,30 @@ def alone_with_its_gpu(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "CUDA_VISIBLE_DEVICES": names[0] if names else "", "SQLIB_DEVICE": "cuda"}
 
 
-def _kernel_manager(scratch: Path, folder: Path, threads: int):
+def _kernel_environment(scratch: Path, threads: int) -> dict[str, str]:
+    """Of a kernel: so many threads for every library, no IPython profile of the user, sqlib found without installation."""
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **alone_with_its_gpu(os.environ),
+        "SQLIB_UNWATCHED": "1",  # nobody sees what is drawn and replaced before the notebook has ended
+        **limits(threads),
+        **KERNEL,
+        "IPYTHONDIR": str(scratch / "ipython"),
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+
+
+def _kernel_manager(scratch: Path, folder: Path, environment: dict[str, str], forked: ForkedKernel | None):
     """(a kernel manager class for one run, the list of its instances).
 
-    Its kernel is this interpreter whatever kernelspecs the user has, talks over sockets in `scratch` (ipykernel warns
-    of TCP), runs in `folder`, reads no IPython profile of the user, and ends by itself when this process does.
+    Its kernel is the fork that waits, or else this interpreter whatever kernelspecs the user has; it talks over sockets in
+    `scratch` (ipykernel warns of TCP), runs in `folder`, and ends by itself when this process does.
     """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
 
     kernels = []
-    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    limit = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
-    environment = {
-        **alone_with_its_gpu(os.environ),
-        "SQLIB_UNWATCHED": "1",  # nobody sees what is drawn and replaced before the notebook has ended
-        **limit,
-        "IPYTHONDIR": str(scratch / "ipython"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "PYTHONPATH": os.pathsep.join(path),
-    }
     command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
     class Manager(AsyncKernelManager):
@@ -182,6 +189,13 @@ def _kernel_manager(scratch: Path, folder: Path, threads: int):
             await super()._async_start_kernel(**{**kwargs, "cwd": str(folder), "env": environment})
 
         start_kernel = _async_start_kernel
+
+        async def _async_launch_kernel(self, kernel_cmd, **kwargs):
+            if forked is None:
+                return await super()._async_launch_kernel(kernel_cmd, **kwargs)
+            self.provisioner.process, self.provisioner.pid, self.provisioner.pgid = forked, forked.pid, forked.pid
+            self._reconcile_connection_info(self.provisioner.connection_info)
+            forked.start(kernel_cmd[len(command) - 2 :])
 
         def kill_now(self):
             process = getattr(self.provisioner, "process", None)

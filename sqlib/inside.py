@@ -50,6 +50,8 @@ def activation_levels(model: Network, values: dict[str, Tensor]) -> Figure:
             title = f"{layer}, {activation.bits} bits, clip {clip:.2f}"
         _histogram(axis, entering, 80, low, high)
         axis.set_yscale("log")
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter(_power_of_ten)
         axis.axvline(0, color=INK, linewidth=0.9)
         axis.set_title(title)
         axis.set_xlabel("before the activation")
@@ -84,6 +86,11 @@ def _histogram(axis, values: Tensor, bins: int, low: float, high: float) -> None
         low, high = low - 0.5, high + 0.5
     counts = torch.histc(values.float(), bins=bins, min=low, max=high)
     axis.stairs(counts.cpu().numpy(), np.linspace(low, high, bins + 1), fill=True, color=_BLUE, alpha=0.6)
+
+
+def _power_of_ten(value: float, _position: int) -> str:
+    """Such as 10⁴, in plain letters: as a formula each label would be parsed anew for each file of the figure."""
+    return "10" + f"{round(np.log10(value))}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _row(count: int) -> tuple[Figure, np.ndarray]:

@@ -6,7 +6,9 @@ Everything shown is plain HTML or Markdown, so that `sqlib.pages` keeps alt text
 import base64
 import html
 import io
+import pickle
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
     """Shows a matplotlib figure as <figure> with its caption and closes it.
 
     `alt` states the finding for those who cannot see it. With `folder` (or after `figures_to`) the figure is also
-    written there as `<name>.png`, `.svg` and `.pdf`, the same bytes each time.
+    written there as `<name>.png`, and as `<name>.drawing`, from which `draw` makes the forms that print needs.
     """
     import matplotlib.pyplot as plt
     from IPython.display import HTML, display
@@ -44,12 +46,10 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
     image = png(fig, caption, alt, shown)
     folder = _folders["figures"] if folder is None else Path(folder)
     if folder is not None:
+        for kind in FORMS:  # of what this figure replaces
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+        write_atomically(folder / f"{name}{DRAWING}", zlib.compress(pickle.dumps((fig, shown)), 1))
         write_atomically(folder / f"{name}.png", image)
-        for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
-            buffer = io.BytesIO()
-            with plt.rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
-                fig.savefig(buffer, format=kind, metadata=metadata, bbox_inches=shown, facecolor="white")
-            write_atomically(folder / f"{name}.{kind}", buffer.getvalue())
     plt.close(fig)
     width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
     across = round(width * 96 / _dpi(fig))
@@ -60,6 +60,35 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
     )
+
+
+FORMS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""What `draw` writes, with what is left out of the file's own description: so it is the same bytes each time."""
+DRAWING = ".drawing"
+
+
+def draw(drawing: Path) -> list[Path]:
+    """Write the SVG and the PDF beside a figure's `<name>.drawing` that are not there; returns them.
+
+    A drawing is a pickled matplotlib figure, which can run code when it is opened: only what one's own jobs have left is
+    to be given. Raises SqlibError for a damaged one, or one of another matplotlib.
+    """
+    import matplotlib.pyplot as plt
+
+    missing = {path: path.suffix[1:] for kind in FORMS if not (path := drawing.with_suffix(f".{kind}")).exists()}
+    if not missing:
+        return []
+    try:
+        fig, shown = pickle.loads(zlib.decompress(drawing.read_bytes()))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SqlibError(f"{drawing}: cannot be drawn ({reason}): make its page again") from None
+    for path, kind in missing.items():
+        buffer = io.BytesIO()
+        with plt.rc_context({"svg.hashsalt": drawing.stem, "pdf.fonttype": 42}):
+            fig.savefig(buffer, format=kind, metadata=FORMS[kind], bbox_inches=shown, facecolor="white")
+        write_atomically(path, buffer.getvalue())
+    return list(missing)
 
 
 def animation(figs: Sequence, name: str, caption: str, alt: str, seconds: float = 0.8) -> None:

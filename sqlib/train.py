@@ -6,6 +6,7 @@ replace each image's least salient pixels by noise, and minimise
 PACT adds `penalty * sum(alpha^2)`; its clips have their own parameter group and learning rate.
 """
 
+import inspect
 import math
 import time
 from collections.abc import Callable
@@ -56,6 +57,17 @@ def seeded_model(run: Run, device: str | torch.device = "cpu") -> Network:
     return model.to(device)
 
 
+class Adam(torch.optim.Adam):
+    """`torch.optim.Adam` that leaves torch's compiler alone: to import it takes as long as torch, and nothing is compiled here.
+
+    Optimisers import it to have it keep off some of their methods. These are the methods without what asks it to.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
+
+
 def make_optimizer(model: Network, run: Run, steps: int, replayable: bool | None = None):
     """Adam with two parameter groups, weights and clips, and their schedule: `warm_cosine` over `steps`.
 
@@ -73,7 +85,7 @@ def make_optimizer(model: Network, run: Run, steps: int, replayable: bool | None
     if replayable:
         for group in groups:
             group["lr"] = torch.tensor(group["lr"], device=weights[0].device)
-    optimizer = torch.optim.Adam(groups, betas=(0.9, p.beta2), fused=True, capturable=weights[0].is_cuda)
+    optimizer = Adam(groups, betas=(0.9, p.beta2), fused=True, capturable=weights[0].is_cuda)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
     return optimizer, schedule
 

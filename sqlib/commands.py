@@ -1,0 +1,613 @@
+"""Every job of a study as a command: `python -m sqlib --help` lists them.
+
+Snakemake runs the small ones (`train`, `saliency`, `compare`, ...; each may be repeated without harm), `reproduce` runs
+Snakemake. An error the user can act on is one line on stderr and exit code 2.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sqlib import forkserver, runs
+from sqlib.config import DATASET_NAMES, REPOSITORY, Run, SqlibError, Study, load_study, nearest
+from sqlib.driver import (
+    Progress,
+    about,
+    cancel_left_over,
+    count,
+    disk_bytes,
+    drive,
+    duration,
+    environment,
+    exclusive,
+    job_prefix,
+    load_profile,
+    newer,
+    pending,
+    predict_jobs,
+    prepare,
+    problems,
+    shown,
+    training_seconds,
+    up_to_date,
+)
+from sqlib.files import write_atomically
+from sqlib.study_pages import Page, time_limit
+from sqlib.sweeps import trials_of
+
+# jsonschema, behind every notebook that is read, compiles a grammar of web addresses where it can import this one (0.9 s
+# in each job), to check what no notebook has.
+sys.modules.setdefault("rfc3987_syntax", None)
+
+# --help lists the commands in this order. torch, and what imports it, is imported inside them, so that it is quick.
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+StudyName = Annotated[str, typer.Argument(help="Name of a file in params/, such as paper or smoke.", metavar="STUDY")]
+DatasetName = Annotated[str, typer.Argument(help="mnist or fashion_mnist.", metavar="DATASET")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")]
+Images = Annotated[
+    list[Path], typer.Argument(help="Images, bright on black; not 28 x 28: resized.", metavar="IMAGE...")
+]
+Invert = Annotated[bool, typer.Option("--invert", help="The images are dark on bright.")]
+RunId = Annotated[str, typer.Argument(help="Such as mnist/lenet/w2a2/standard/seed0.", metavar="RUN_ID")]
+Cores = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all this process may use).")]
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 some jobs failed, 2 an error, 130 stopped by the user."""
+    if os.environ.pop("SQLIB_MADE_BY_MAKE", None):
+        forkserver.die_with_parent(signal.SIGKILL)  # a killed make leaves nothing that holds the study's lock
+    try:
+        app(prog_name="python -m sqlib")
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            print("interrupted", file=sys.stderr)
+        raise
+    except SqlibError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"error: {error.filename or 'file'}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+
+
+# ---- jobs ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="mnist or fashion_mnist (default: both).")] = None,
+    study: Annotated[str | None, typer.Option(help="Also make the page about the data in this study.")] = None,
+) -> None:
+    """Fetch and check the data sets."""
+    from sqlib.data import fetch
+
+    if name is not None and name not in DATASET_NAMES:
+        raise SqlibError(f"unknown data set '{name}'{nearest(name, DATASET_NAMES)}")
+    for dataset in [name] if name else DATASET_NAMES:
+        folder = fetch(dataset)
+        print(f"{dataset}: complete and checked in {shown(folder)}")
+        if study is not None:
+            page = Page.data(load_study(study), dataset)
+            page.execute({"dataset": dataset, "study": study}, [])
+            page.render()
+
+
+@app.command()
+def train(name: StudyName, run_id: RunId) -> None:
+    """Train and measure one run, unless it is there already."""
+    study = load_study(name)
+    page = Page.train(study, study.run(run_id))
+    folder = page.notebook.parent
+    stamp, now = folder / "parameters.json", runs.to_json(runs.run_stamp(study.run(run_id)))
+    if os.environ.get("SQLIB_JOB") and stamp.exists() and stamp.read_bytes() != now:
+        raise SqlibError("parameters or code were changed since the study was started: start it again")
+    if not stamp.exists() or stamp.read_bytes() != now:
+        write_atomically(stamp, now)
+    if runs.fault(folder) is None:
+        runs.load_model(folder)
+        runs.pack_run(folder)
+        print(f"{run_id}: already trained, nothing done")
+    else:
+        (folder / "result.json").unlink(missing_ok=True)
+        files = ["model.safetensors", "per_image.safetensors", "result.json"]
+        parameters = {"study": name, "run_id": run_id, "folder": folder}
+        page.execute(parameters, [folder / name for name in files], study.threads, time_limit("train"))
+        if broken := runs.fault(folder):
+            raise SqlibError(f"the notebook left no valid result: {broken}")
+    page.render()
+
+
+@app.command()
+def trial(name: StudyName, trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID")]) -> None:
+    """Train one trial of a sweep, unless it is there already.
+
+    TRIAL_ID: such as quantisation/mnist/clip_start=3.
+    """
+    from sqlib import sweeps
+
+    study = load_study(name)
+    reports = runs.reports_root() / study.name
+    wanted = sweeps.trial_of(study, trial_id)
+    stamp, now = wanted.stamp_path(reports), runs.to_json(wanted.stamp())
+    if os.environ.get("SQLIB_JOB") and stamp.exists() and stamp.read_bytes() != now:
+        raise SqlibError("parameters or code were changed since the study was started: start it again")
+    made = sweeps.run_trial(wanted, reports)
+    networks = count(len(wanted.runs), "network")
+    print(f"{trial_id}: {f'trained {networks}' if made else 'already trained, nothing done'}")
+
+
+@app.command()
+def sweep(name: StudyName, sweep_name: Annotated[str, typer.Argument(metavar="SWEEP")]) -> None:
+    """Make the page of a sweep: which parameters its rule picks."""
+    study = load_study(name)
+    if sweep_name not in study.sweeps:
+        raise SqlibError(f"study '{name}' has no sweep '{sweep_name}'{nearest(sweep_name, study.sweeps)}")
+    page = Page.sweep(study, sweep_name)
+    page.execute({"reports": page.reports, "sweep": sweep_name}, [])
+    page.render()
+
+
+@app.command()
+def post_training(name: StudyName, dataset: DatasetName) -> None:
+    """Round the float runs to every setup without training them."""
+    from sqlib import post_training as after
+
+    study, started = load_study(name), time.time()
+    check_dataset(study, dataset)
+    found = after.measure(study, dataset, runs.reports_root() / study.name)
+    note_origin(study, f"results/post_training_{dataset}", started, runs_on(study, dataset))
+    print(f"{dataset}: {count(len(found), 'float run')} rounded and measured")
+
+
+@app.command()
+def deployed(name: StudyName, dataset: DatasetName) -> None:
+    """Compare quantised runs with their packed and ONNX forms."""
+    from sqlib import deployed as forms
+
+    study, started = load_study(name), time.time()
+    check_dataset(study, dataset)
+    measured = forms.measure(study, dataset, runs.reports_root() / study.name)
+    note_origin(study, f"results/deployed_{dataset}", started, runs_on(study, dataset, study.seeds[:1]))
+    for run_id, found in measured.items():
+        for form, part in found.items():
+            same = f"{part['same_predictions']:,} of {part['images']:,} predictions are the trained model's"
+            print(f"{run_id}: {form}, {part['bytes']:,} bytes: {same}, logits within {part['largest_relative']:.1e}")
+
+
+def runs_on(study: Study, dataset: str, seeds: list[int] | None = None) -> list[Run]:
+    """The study's runs on a data set, of all seeds or of these."""
+    return [run for run in study.runs() if run.dataset == dataset and (seeds is None or run.seed in seeds)]
+
+
+def note_origin(study: Study, name: str, started: float, of: list[Run]) -> None:
+    """Write down where `<name>.json`, a result of these runs without a notebook, comes from."""
+    reports = runs.reports_root() / study.name
+    runs.write_origin(study, reports, name, started, [reports / f"{name}.json"], of)
+
+
+def check_dataset(study: Study, dataset: str) -> None:
+    """Raises SqlibError unless the study has this data set."""
+    if dataset not in study.datasets:
+        raise SqlibError(f"study '{study.name}' has no data set '{dataset}'{nearest(dataset, study.datasets)}")
+
+
+@app.command()
+def saliency(name: StudyName, run_id: RunId) -> None:
+    """Make the page of saliency maps of one trained run."""
+    study = load_study(name)
+    page = Page.saliency(study, study.run(run_id))
+    page.execute({"run_folder": page.notebook.parent}, [], study.threads)
+    page.render()
+
+
+@app.command()
+def compare(
+    name: StudyName,
+    dataset: DatasetName,
+    network: Annotated[str | None, typer.Option(help="Default: the study's first.")] = None,
+) -> None:
+    """Make the page that compares all setups on one data set."""
+    study = load_study(name)
+    network = network or study.networks[0]
+    check_dataset(study, dataset)
+    if network not in study.networks:
+        raise SqlibError(f"study '{name}' has no network '{network}'{nearest(network, study.networks)}")
+    page = Page.compare(study, dataset, network)
+    page.execute({"reports": page.reports, "dataset": dataset, "network": network}, [], study.threads)
+    page.render()
+
+
+@app.command()
+def quality(name: StudyName, run_ids: Annotated[list[str], typer.Argument(metavar="RUN_ID...")]) -> None:
+    """Measure the maps of trained runs, with their controls."""
+    from sqlib.quality import measure_quality
+
+    study = load_study(name)
+    for run in [study.run(run_id) for run_id in run_ids]:
+        started = time.time()
+        found = measure_quality(study, run, run.folder(runs.reports_root() / study.name))
+        note_origin(study, f"runs/{run.id}/quality", started, [run])
+        images = f"{found['parameters']['images']:,} images"
+        print(f"{run.id}: maps of {count(len(found['methods']), 'method')} measured, gradient maps on {images}")
+
+
+@app.command()
+def roar(name: StudyName, dataset: DatasetName) -> None:
+    """Train networks again without the most salient pixels."""
+    from sqlib.roar import measure
+
+    study, started = load_study(name), time.time()
+    check_dataset(study, dataset)
+    found = measure(study, dataset, runs.reports_root() / study.name)
+    note_origin(study, f"results/roar_{dataset}", started, runs_on(study, dataset, study.seeds[:1]))
+    print(f"{dataset}: networks retrained on the maps of {count(len(found['explained']), 'run')}")
+
+
+@app.command()
+def explanations(name: StudyName, dataset: DatasetName) -> None:
+    """Make the page that judges the maps of one data set."""
+    study = load_study(name)
+    check_dataset(study, dataset)
+    page = Page.explanations(study, dataset)
+    page.execute({"reports": page.reports, "dataset": dataset}, [], study.threads)
+    page.render()
+
+
+@app.command()
+def tables(name: StudyName) -> None:
+    """Make the tables and results/runs.csv."""
+    page = Page.tables(load_study(name))
+    page.execute({"reports": page.reports}, [page.reports / "results/runs.csv"])
+    page.render()
+
+
+@app.command()
+def claims(name: StudyName) -> None:
+    """Give the claims of params/claims.yaml their verdicts."""
+    page = Page.claims(load_study(name))
+    page.execute({"reports": page.reports}, [])
+    page.render()
+
+
+@app.command()
+def index(name: StudyName) -> None:
+    """Write the index, and what is missing of finished runs.
+
+    That is packed models, and pages that are not there or have old looks.
+    """
+    study = load_study(name)
+    reports = runs.reports_root() / study.name
+    for run in study.runs():
+        if runs.fault(run.folder(reports)) is None:
+            runs.pack_run(run.folder(reports))
+    stamp = reports / "stamps/index.json"
+    for page in Page.all(study):
+        if page.notebook.exists() and not all(newer(page.html, older) for older in (stamp, page.notebook)):
+            page.render()
+    write_index(study)
+
+
+@app.command("reports")
+def render_reports(name: StudyName) -> None:
+    """Make all pages again from the results there are."""
+    study = load_study(name)
+    reports = runs.reports_root() / study.name
+    finished = [run for run in study.runs() if (run.folder(reports) / "result.json").exists()]
+    if not finished:
+        raise SqlibError(f"{shown(reports)} holds no results yet: run 'make reproduce STUDY={name}' first")
+    with exclusive(reports):
+        for page in Page.all(study):
+            if page.notebook.exists() and page.kind in ("data", "train", "saliency"):
+                page.render()
+        for dataset in study.datasets:
+            for network in study.networks:
+                if any((run.dataset, run.network) == (dataset, network) for run in finished):
+                    compare(name, dataset, network)
+        for dataset in study.datasets:
+            if any((run.folder(reports) / "quality.json").exists() for run in finished if run.dataset == dataset):
+                explanations(name, dataset)
+        tables(name)
+        claims(name)
+        for sweep_name in study.sweeps:
+            if all(trial.is_current(reports) for trial in trials_of(study) if trial.sweep == sweep_name):
+                sweep(name, sweep_name)
+            else:
+                print(f"sweep {sweep_name}: not all of its trials are there, so its page is not made")
+        write_index(study)
+    missing = len(study.runs()) - len(finished)
+    note = f"; {missing} of {len(study.runs())} runs are not there yet" if missing else ""
+    print(f"{name}: pages made from {len(finished)} runs{note}: {shown(reports / 'index.html')}")
+
+
+@app.command("figures")
+def draw_figures(name: StudyName) -> None:
+    """Draw the figures that are there as SVG and PDF, too.
+
+    The pages then link to them. Jobs draw PNG alone, which is what pages show.
+    """
+    from sqlib.notebook import DRAWING, draw
+
+    study = load_study(name)
+    reports = runs.reports_root() / study.name
+    drawings = sorted(path for path in reports.rglob(f"*{DRAWING}") if path.parent.name == "figures")
+    if not drawings:
+        raise SqlibError(f"{shown(reports)} holds no figures yet: run 'make reproduce STUDY={name}' first")
+    with exclusive(reports):
+        drawn = sum(len(draw(path)) for path in drawings)
+        for page in Page.all(study):
+            if page.notebook.exists():
+                page.render()
+        write_index(study)
+    print(f"{name}: {count(len(drawings), 'figure')}, {count(drawn, 'file')} drawn: {shown(reports / 'index.html')}")
+
+
+def write_index(study: Study) -> None:
+    """Write `index.html` of a study."""
+    from sqlib import index
+
+    index.write_index(study, runs.reports_root() / study.name)
+
+
+@app.command()
+def plan(name: StudyName, cores: Cores = None) -> None:
+    """Say what is still to be trained, and how long it takes."""
+    study = load_study(name)
+    reports = runs.reports_root() / study.name
+    cores = cores or runs.usable_cores()
+    wanted = [run for run in study.runs() if not up_to_date(run, reports)]
+    tried = [trial for trial in trials_of(study) if not trial.is_current(reports)]
+    seconds = sum(training_seconds(wanted))
+    slots = max(1, cores // study.threads)
+    print(f"{name}: {len(study.runs())} runs, {len(wanted)} of them to train")
+    print(f"core hours: {seconds * study.threads / 3600:.1f}; on {cores} cores {about(seconds / slots)}")
+    if tried:
+        more = sum(training_seconds([run for trial in tried for run in trial.runs], measured=False))
+        print(f"sweeps, with `make sweeps`: {count(len(tried), 'trial')}, {about(more / slots)} more")
+    print(f"disk: about {disk_bytes(wanted) / 1e6:,.0f} MB")
+
+
+@app.command()
+def reproduce(
+    name: StudyName = "paper",
+    profile: Annotated[str, typer.Option(help="Where it runs: a folder in profiles/, or any other.")] = "local",
+    cores: Cores = None,
+    sweeps: Annotated[bool, typer.Option("--sweeps", help="Also try the parameters of the study's sweeps.")] = False,
+) -> None:
+    """Make everything of a study that is missing or out of date."""
+    folder, settings = load_profile(profile)
+    executor = settings.get("executor", "local")
+    study = load_study(name)
+    reports = runs.reports_root() / study.name
+    # On a cluster it is the profile that says how many cores a job may have; here it is this process's own number.
+    limit = cores or (runs.usable_cores() if executor == "local" else None)
+    with exclusive(reports) as lock:
+        prefix = job_prefix(reports) if executor == "slurm" else ""
+        if prefix and (stale := cancel_left_over(prefix)):
+            were = "was" if stale == 1 else "were"
+            print(f"{count(stale, 'SLURM job')} of an earlier start {were} still there: cancelled")
+        for line in prepare(study, reports):
+            print(line)
+        snakemake = [
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+            *("--profile", str(folder), "--directory", str(reports), "--nocolor"),
+            *(["--cores", str(limit)] if limit else []),
+            *(["--slurm-jobname-prefix", prefix] if prefix else []),
+            *("--config", f"study={name}", *(["sweeps=true"] if sweeps else [])),
+        ]
+        log = reports / "logs/reproduce.log"
+        jobs = pending(snakemake, log)
+        page = shown(reports / "index.html")
+        if not jobs:
+            print(f"{name}: everything is up to date: {page}")
+            return
+        with contextlib.ExitStack() as stack:
+            surroundings = environment()
+            if executor == "local":
+                surroundings = stack.enter_context(forkserver.started(surroundings, reports / "logs/forkserver.log"))
+            wanted = [study.run(job.target) for job in jobs.values() if job.rule == "train"]
+            known = {trial.id: trial for trial in trials_of(study)}
+            tried = [known[job.target] for job in jobs.values() if job.rule == "trial"]
+            predict_jobs(jobs, wanted, tried)
+            at_once = settings.get("jobs")  # of a cluster; it may be 'unlimited'
+            slots = at_once if isinstance(at_once, int) else len(jobs)
+            if executor == "local":
+                slots = max(1, limit // study.threads)
+            progress = Progress(jobs, slots, reports)
+            measuring = sum(job.rule == "quality" for job in jobs.values())
+            measured = measuring * len(study.seeds)
+            parts = f"{count(len(tried), 'trial')} of sweeps, " if tried else ""
+            parts += f"the maps of {count(measured, 'run')} to measure, " if measured else ""
+            where = (
+                f"on {limit} core{'s' * (limit > 1)}" if executor == "local" else "if the cluster starts all at once"
+            )
+            print(
+                f"{name}: {count(len(wanted), 'run')} to train, {parts}"
+                f"{count(len(jobs) - len(wanted) - len(tried) - measuring, 'page')} to make: "
+                f"{about(progress.left())} {where}; log: {shown(log)}",
+                flush=True,
+            )
+            try:
+                code = drive(snakemake, log, progress, lock, surroundings)
+            finally:
+                if prefix:
+                    cancel_left_over(prefix, patience=0)
+        if progress.failed or code:
+            write_index(study)
+            problems(progress, code, log)
+            print(f"what there is: {page}; type the same command to try again", file=sys.stderr)
+            if any(job.rule == "train" for number, job in jobs.items() if number in progress.failed):
+                print(
+                    f"'make reports STUDY={name}' makes the tables and comparisons of the runs there are",
+                    file=sys.stderr,
+                )
+            raise typer.Exit(1)
+        print(f"{name}: done in {duration(time.monotonic() - progress.started)}: {page}")
+
+
+def replaces_only_its_own(path: Path, own: Callable[[Path], bool]) -> None:
+    """SqlibError where a file would be lost that this command has not written (`own` says whether it has)."""
+    if path.exists() and not own(path):
+        raise SqlibError(
+            f"{shown(path)} is there already, and this command has not written it: choose another --output"
+        )
+
+
+@app.command()
+def pack(
+    folder: RunFolder,
+    output: Annotated[Path | None, typer.Option(help="File to write (default: packed.safetensors in RUN).")] = None,
+) -> None:
+    """Write a run's model with its weights at their real bits."""
+    from sqlib import deploy
+
+    path = folder / runs.PACKED if output is None else output
+    replaces_only_its_own(path, deploy.is_packed)
+    size = deploy.pack(runs.load_model(folder), path)
+    floats = runs.read_result(folder)["metrics"].get("float_weight_bytes", 0)
+    print(f"{shown(path)}: {size:,} bytes; in float32 the weights take {floats:,} ({floats / size:.1f} times as many)")
+
+
+@app.command()
+def predict(
+    packed: Annotated[
+        Path, typer.Argument(help="A packed model, see `pack`, or the folder of a run.", metavar="PACKED")
+    ],
+    images: Images,
+    invert: Invert = False,
+) -> None:
+    """Classify images with a packed model, in integer arithmetic."""
+    import numpy as np
+
+    from sqlib import deploy
+
+    model = deploy.IntegerModel.load(packed / runs.PACKED if packed.is_dir() else packed)
+    pixels = np.stack([deploy.read_image(path, invert, lambda line: print(line, file=sys.stderr)) for path in images])
+    logits = model.logits(pixels)
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    for path, row in zip(images, probabilities, strict=True):
+        print(f"{path}: class {row.argmax()} ({row.max():.1%})")
+
+
+@app.command()
+def explain(
+    folder: RunFolder,
+    images: Images,
+    method: Annotated[str, typer.Option(help="Saliency method, such as gradient or grad_cam.")] = "gradient",
+    surrogate: Annotated[str, typer.Option(help="straight_through or unclipped.")] = "straight_through",
+    compared: Annotated[
+        list[str] | None,
+        typer.Option("--compare", help="Also the same run of this setup; may be repeated.", metavar="SETUP"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class to explain, by number or name (default: the prediction).", metavar="CLASS")
+    ] = None,
+    invert: Invert = False,
+    output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("."),
+) -> None:
+    """Explain images: a picture and a JSON file for each."""
+    from sqlib import explain as own
+
+    explained = own.explain(folder, images, method, surrogate, compared or (), target, invert)
+    for record, _ in explained:
+        for line in record["image"]["notes"]:
+            print(line, file=sys.stderr)
+    for line in own.save(explained, output):
+        print(line)
+
+
+@app.command()
+def export(
+    folder: RunFolder,
+    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the only format there is.")] = True,
+    output: Annotated[Path | None, typer.Option(help="File to write (default: model.onnx in RUN).")] = None,
+) -> None:
+    """Write a run's model as an ONNX file."""
+    from sqlib.onnx_export import export_onnx, exported
+
+    path = folder / "model.onnx" if output is None else output
+    replaces_only_its_own(path, exported)
+    print(f"{shown(path)}: {export_onnx(runs.load_model(folder), path):,} bytes")
+
+
+@app.command()
+def unlock(name: StudyName) -> None:
+    """Remove a stale lock (reproduce does so by itself)."""
+    study = load_study(name)
+    with exclusive(runs.reports_root() / study.name):
+        print(f"{name}: not locked")
+
+
+# ---- publish -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def check(name: StudyName = "paper") -> None:
+    """Hold a study's results against the published ones.
+
+    Exit code 1 if they differ, or if runs are missing.
+    """
+    from sqlib import check as against
+
+    study = load_study(name)
+    root = runs.reports_root()
+    report = against.compare_studies(study, root / study.name, REPOSITORY / "reports/reference")
+    print(against.describe(report))
+    if report.different or report.missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    name: StudyName = "paper",
+    force: Annotated[bool, typer.Option("--force", help="Publish a study other than paper.")] = False,
+    older_sweeps: Annotated[
+        bool, typer.Option("--older-sweeps", help="Publish sweeps with these parameters made by older code, too.")
+    ] = False,
+) -> None:
+    """Copy a complete study to reports/reference.
+
+    Its pages, results, tables and figures, and the models of its first seed; the main table goes into README.md, what to
+    expect elsewhere into REPRODUCING.md.
+    """
+    from sqlib.publish import LIMIT_BYTES, publish_study
+    from sqlib.readme import EXPECTED, expected_block, results_block, update_readme
+
+    study = load_study(name)
+    if name != "paper" and not force:
+        raise SqlibError(f"the reference is the paper study; '{name}' is published only with --force")
+    root = runs.reports_root()
+    reports, target = root / study.name, root / "reference"
+    missing = [run.id for run in study.runs() if not up_to_date(run, reports)]
+    missing += [page.html.name for page in Page.all(study) if not page.html.exists()]
+    missing += [name for name in ("index.html", "results/runs.csv") if not (reports / name).exists()]
+    trials = trials_of(study)
+    stale = [trial.sweep for trial in trials if not trial.is_current(reports)]
+    if older_sweeps and stale and all(trial.is_made(reports) for trial in trials):
+        print(f"made by older code: {', '.join(f'sweep {name}' for name in dict.fromkeys(stale))}")
+        stale = []
+    if not missing and stale:
+        raise SqlibError(f"sweep {stale[0]} is missing or was made by other code: run 'make sweeps STUDY={name}'")
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise SqlibError(f"{shown(reports)} is not complete ({missing[0]}{more}): run 'make sweeps STUDY={name}'")
+    with exclusive(reports):
+        size, left_out = publish_study(study, reports, target)
+    if name == "paper" and target.is_relative_to(REPOSITORY):
+        pictures = f"{target.relative_to(REPOSITORY)}/figures"
+        update_readme(REPOSITORY / "README.md", results_block(study, reports, pictures))
+        update_readme(REPOSITORY / "REPRODUCING.md", expected_block(study, reports), EXPECTED)
+    print(f"{shown(target)}: {size / 1e6:.1f} MB from study {name}")
+    if left_out:
+        print(f"left out to stay under {LIMIT_BYTES / 1e6:.0f} MB: {', '.join(left_out)}")

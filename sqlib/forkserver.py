@@ -1,0 +1,393 @@
+"""A process that has done the imports once, and forks itself for each job of a study: most of a short job is imports.
+
+`started` keeps one while a study is made; `python -m sqlib JOB` is then a go-between (`run_there`): it hands over its
+arguments, environment and output, passes signals on, and ends as its job ends. A job is nobody's child but tied to its
+go-between: when that is gone, it ends. So a fork server that is killed takes no job with it, and where it is gone, does
+not answer, cannot fork, or has imported other code than is there now, a job runs in its go-between, as it does
+everywhere else. What a fork inherits is imports: no thread runs and nothing has been computed in the server.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ADDRESS = "SQLIB_FORKSERVER"
+"""Environment variable of a study's jobs: the socket at which its fork server listens."""
+PATIENCE = 10.0
+"""Seconds for an answer of the fork server, which needs milliseconds."""
+LIBRARIES = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
+KERNEL = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+"""Of every kernel's environment, and read when something is imported."""
+_OF_SHELLS = {"_", "PWD", "OLDPWD", "SHLVL"}  # environment variables that say nothing about what is started
+IN_NOTEBOOKS = (
+    "torch", "IPython.core.completerlib", "IPython.core.debugger", "IPython.core.logger", "IPython.core.oinspect",
+    "IPython.extensions.storemagic", "ipykernel.debugger", "ipykernel.kernelapp", "matplotlib.backends.backend_agg",
+    "matplotlib.pyplot", "pandas", "sqlib.plots", "sqlib.notebook", "sqlite3", "tornado.locks", "tornado.platform.asyncio",
+)  # fmt: skip
+"""What every notebook and its kernel import, or nearly so."""
+MODULES = (
+    *IN_NOTEBOOKS, "captum.attr", "ipython_pygments_lexers", "jinja2.ext",
+    "latex2mathml.converter", "nbconvert", "papermill", "pygments.unistring", "scipy.stats", "skimage.metrics", "sqlib.claims", "sqlib.commands", "sqlib.deployed", "sqlib.execution",
+    "sqlib.index", "sqlib.inside", "sqlib.live", "sqlib.post_training", "sqlib.quality", "sqlib.quality_plots",
+    "sqlib.quality_table", "sqlib.roar", "sqlib.roar_plots",
+)  # fmt: skip
+"""What the jobs of a study and their notebooks import."""
+
+_connection: socket.socket | None = None  # of a forked job, to its go-between
+
+
+def limits(threads: int) -> dict[str, str]:
+    """The environment variables by which numerical libraries take so many threads; they are read when one is imported."""
+    return {f"{library}_NUM_THREADS": str(threads) for library in LIBRARIES}
+
+
+def die_with_parent(number: int) -> None:
+    """Have the system send this process a signal when its parent ends, however that ends (Linux only)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, number)  # 1 = PR_SET_PDEATHSIG
+
+
+def why_not_forked(threads: int) -> str | None:
+    """Why this process must not be forked for work on so many threads, in a few words; None if it may be."""
+    if sys.platform != "linux":
+        return "not on Linux"
+    if len(os.listdir("/proc/self/task")) > 1:
+        return "threads are running"
+    if {"numpy", "torch"} & sys.modules.keys():
+        if any(os.environ.get(name) != value for name, value in limits(threads).items()):
+            return f"libraries were imported for other than {threads} thread{'s' * (threads > 1)}"
+        if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+            return "a GPU is in use"
+    return None
+
+
+# ---- the server ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def started(environment: Mapping[str, str], log: Path) -> Iterator[dict[str, str]]:
+    """The environment for a study's jobs: with the address of a fork server that runs as long as the `with` block does.
+
+    It imports in the background; a job that comes earlier waits for it. What it has to say goes to the file `log`. Where
+    there can be none, the environment is as it was.
+    """
+    import shutil
+    import subprocess
+    import tempfile
+
+    if sys.platform != "linux":
+        yield dict(environment)
+        return
+    folder, process = tempfile.mkdtemp(prefix="sqlib-"), None
+    address = f"{folder}/fork"
+    try:
+        with socket.socket(socket.AF_UNIX) as listener, open(log, "w") as words:
+            try:
+                listener.bind(address)
+                listener.listen(64)
+            except OSError as error:  # the path of a socket has 107 characters at most
+                words.write(f"no fork server at {address}: {error}\n")
+                address = None
+            else:
+                code = f"from sqlib.forkserver import serve; serve({listener.fileno()})"
+                process = subprocess.Popen(
+                    [sys.executable, "-c", code], env={**environment, **limits(1), **KERNEL}, stdin=subprocess.DEVNULL,
+                    stdout=words, stderr=words, pass_fds=[listener.fileno()], start_new_session=True,
+                    preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+                )  # fmt: skip
+        yield {**environment, ADDRESS: address} if address else dict(environment)
+    finally:
+        if process is not None:
+            process.kill()
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def serve(descriptor: int) -> None:
+    """Import, then fork a job for each request that comes in on this listening socket; never returns but in a fork's end."""
+    code = _code()
+    _import(MODULES)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system clears away the forks that have ended
+    listener = socket.socket(fileno=descriptor)
+    while True:
+        connection, _ = listener.accept()
+        connection.settimeout(PATIENCE)
+        with suppress(OSError, ValueError), connection:
+            asked, files = _receive(connection)
+            try:
+                refused = _refusal(asked, code)
+                connection.sendall(json.dumps(refused).encode() + b"\n")
+                if refused is None and connection.recv(1) == b"!" and os.fork() == 0:
+                    listener.close()
+                    _become(asked, files, connection)
+            finally:
+                for file in files:
+                    os.close(file)
+
+
+def _import(names: Sequence[str]) -> None:
+    import importlib
+
+    sys.modules.setdefault(
+        "debugpy", None
+    )  # nobody steps through a job, and a kernel would import it for half a second
+    for name in names:
+        importlib.import_module(name)
+
+
+def _code() -> list[tuple]:
+    """What changes when a module of this package is edited."""
+    return sorted(
+        (file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in os.scandir(os.path.dirname(__file__))
+    )
+
+
+def _refusal(asked: dict, code: list[tuple]) -> str | None:
+    """Why a job is not forked from this process, in a few words; None if it is."""
+    own = {**os.environ, **asked["environment"]}
+    ours = _OF_SHELLS | {ADDRESS, "SQLIB_JOB", *KERNEL, *limits(1)}
+    differs = [name for name in own if os.environ.get(name) != asked["environment"].get(name) and name not in ours]
+    if differs:
+        return f"{differs[0]} is another than the fork server's"
+    if _code() != code:
+        return "the code was changed since the fork server was started"
+    return why_not_forked(1)
+
+
+def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
+    """(a request, its standard output and standard error)."""
+    data, files, _, _ = socket.recv_fds(connection, 65536, 2)
+    while data and not data.endswith(b"\n"):
+        more = connection.recv(65536)
+        data = data + more if more else b""
+    return json.loads(data), list(files)  # ValueError if it was given up half-way
+
+
+def _become(asked: dict, files: list[int], connection: socket.socket) -> None:
+    """What a fork does: the job of a request, from its first line to its end."""
+    global _connection
+    import random
+    import traceback
+
+    import numpy
+
+    _connection = connection
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if asked["uninterrupted"] else signal.default_int_handler)
+    for target, file in enumerate(files, start=1):
+        os.dup2(file, target)
+    os.environ.clear()
+    os.environ.update({**asked["environment"], **limits(1)})
+    os.environ.pop(ADDRESS)
+    os.umask(asked["umask"])
+    random.seed()  # what a process of its own takes from the system when it starts
+    numpy.random.seed()
+    code = 1
+    try:
+        os.chdir(asked["folder"])
+        connection.sendall(f"{os.getpid()}\n".encode())
+        _end_with(connection)
+        sys.argv = [sys.argv[0], *asked["arguments"]]
+        from sqlib.commands import main
+
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # What it had to leave is on disk by now; to take down a process of this size takes a tenth of a second.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with suppress(OSError):
+            connection.sendall(bytes([code & 255]))
+        os._exit(code & 255)
+
+
+def _end_with(connection: socket.socket) -> None:
+    """Have this process terminated when the other end of the connection is closed, on which nothing is said any more."""
+    import fcntl
+
+    def check(_number=None, _frame=None):
+        with suppress(BlockingIOError):
+            if not connection.recv(1):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    connection.setblocking(False)
+    signal.signal(signal.SIGIO, check)
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
+    check()
+
+
+# ---- a kernel --------------------------------------------------------------------------------------------------------
+
+
+class ForkedKernel:
+    """A fork of this process that waits to become the kernel of a notebook, meanwhile importing what notebooks import.
+
+    It has what `jupyter_client` uses of a `subprocess.Popen`. It leads a process group, and ends with this process.
+    """
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, folder: str, environment: Mapping[str, str]):
+        """It will work in `folder`; `environment` replaces that of this process."""
+        self.returncode: int | None = None
+        read, self._write = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent, self.pid = os.getpid(), os.fork()
+        if self.pid:
+            os.close(read)
+            return
+        try:
+            os.close(self._write)
+            self._wait_and_work(read, parent, folder, environment)
+        finally:
+            os._exit(1)
+
+    @staticmethod
+    def _wait_and_work(read: int, parent: int, folder: str, environment: Mapping[str, str]) -> None:
+        import traceback
+
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:
+            return
+        os.setsid()
+        if _connection is not None:
+            _connection.close()
+        for number in (signal.SIGTERM, signal.SIGIO, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        try:
+            _import(IN_NOTEBOOKS)
+            with open(read, "rb") as pipe:
+                arguments = json.loads(pipe.read() or b"null")
+            if arguments is None:  # not needed after all
+                os._exit(0)
+            from ipykernel.kernelapp import IPKernelApp
+
+            sys.argv = ["ipykernel_launcher", *arguments]
+            IPKernelApp.launch_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={parent}"])
+            os._exit(0)
+        except SystemExit as stop:
+            os._exit(stop.code if isinstance(stop.code, int) else 0)
+        except BaseException:
+            traceback.print_exc()
+
+    def start(self, arguments: list[str]) -> None:
+        """Make it the kernel that `python -m ipykernel_launcher ARGUMENT...` is."""
+        with suppress(BrokenPipeError), open(self._write, "wb") as pipe:
+            pipe.write(json.dumps(arguments).encode())
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        if self.returncode is None:
+            with suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended."""
+        import time
+
+        until = None if timeout is None else time.monotonic() + timeout
+        while self.poll() is None:
+            if until is not None and time.monotonic() > until:
+                raise TimeoutError(f"process {self.pid} still runs")
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+
+# ---- its clients -----------------------------------------------------------------------------------------------------
+
+
+def run_there(arguments: list[str]) -> int | None:
+    """The exit code of a job of a study, made by the study's fork server; None where it has to be run in this process."""
+    if not os.environ.get("SQLIB_JOB"):
+        return None
+    die_with_parent(signal.SIGTERM)
+    address = os.environ.pop(ADDRESS, None)
+    if address is None:
+        return None
+    asked = {"arguments": arguments, "environment": {**os.environ, ADDRESS: address}, "folder": os.getcwd()}
+    asked["uninterrupted"] = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    os.umask(umask := os.umask(0o022))
+    pid, waiting = 0, []
+
+    def pass_on(number, _frame):
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        else:
+            waiting.append(number)
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(3 * PATIENCE)  # it may still be importing
+        try:
+            connection.connect(address)
+            socket.send_fds(connection, [json.dumps({**asked, "umask": umask}).encode() + b"\n"], [1, 2])
+            refused = json.loads(_line(connection))
+        except (OSError, ValueError) as error:
+            with suppress(OSError):
+                os.unlink(address)  # no other job need wait for it
+            refused = f"it does not answer ({type(error).__name__}: {error})"
+        if refused is not None:
+            print(f"not forked, in a process of its own: {refused}", file=sys.stderr)
+            return None
+        passed = [signal.SIGTERM, signal.SIGHUP, *([] if asked["uninterrupted"] else [signal.SIGINT])]
+        for number in passed:
+            signal.signal(number, pass_on)
+        connection.sendall(b"!")
+        pid = int(_line(connection) or 0)
+        for number in waiting:
+            pass_on(number, None)
+        connection.settimeout(None)
+        ended = connection.recv(1)
+    if not ended:
+        print("error: the process of this job was killed (out of memory?)", file=sys.stderr)
+        return 128 + signal.SIGKILL
+    return ended[0]
+
+
+def _line(connection: socket.socket) -> bytes:
+    """What comes up to the end of a line; b"" where the connection ends before."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (more := connection.recv(1)):
+            return b""
+        line += more
+    return line
