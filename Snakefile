@@ -269,6 +269,7 @@ rule trial:
     log:
         text="logs/sweeps/{trial}.log",
     threads: STUDY.threads
+    priority: 1  # pages wait for them
     shell:
         JOB + " trial {STUDY.name} {wildcards.trial} > {log.text:q} 2>&1"
 

@@ -411,21 +411,19 @@ def reproduce(
         if not jobs:
             print(f"{name}: everything is up to date: {page}")
             return
-        with contextlib.ExitStack() as stack:
-            surroundings = environment()
-            if executor == "local":
-                surroundings = stack.enter_context(forkserver.started(surroundings, reports / "logs/forkserver.log"))
-            wanted = [study.run(job.target) for job in jobs.values() if job.rule == "train"]
-            known = {trial.id: trial for trial in trials_of(study)}
-            tried = [known[job.target] for job in jobs.values() if job.rule == "trial"]
+        wanted = [study.run(job.target) for job in jobs.values() if job.rule == "train"]
+        known = {trial.id: trial for trial in trials_of(study)}
+        tried = [known[job.target] for job in jobs.values() if job.rule == "trial"]
+        at_once = settings.get("jobs")  # of a cluster; it may be 'unlimited'
+        slots = at_once if isinstance(at_once, int) else len(jobs)
+        if executor == "local":
+            slots = max(1, limit // study.threads)
+        progress = Progress(jobs, slots, reports)
+        measuring = sum(job.rule == "quality" for job in jobs.values())
+        measured = measuring * len(study.seeds)
+
+        def say_plan() -> None:
             predict_jobs(jobs, wanted, tried)
-            at_once = settings.get("jobs")  # of a cluster; it may be 'unlimited'
-            slots = at_once if isinstance(at_once, int) else len(jobs)
-            if executor == "local":
-                slots = max(1, limit // study.threads)
-            progress = Progress(jobs, slots, reports)
-            measuring = sum(job.rule == "quality" for job in jobs.values())
-            measured = measuring * len(study.seeds)
             parts = f"{count(len(tried), 'trial')} of sweeps, " if tried else ""
             parts += f"the maps of {count(measured, 'run')} to measure, " if measured else ""
             where = (
@@ -437,11 +435,15 @@ def reproduce(
                 f"{about(progress.left())} {where}; log: {shown(log)}",
                 flush=True,
             )
-            try:
-                code = drive(snakemake, log, progress, lock, surroundings)
-            finally:
-                if prefix:
-                    cancel_left_over(prefix, patience=0)
+
+        # Jobs elsewhere find no fork server: there each is a process of its own.
+        local = forkserver.started(environment(), reports / "logs/forkserver.log") if executor == "local" else None
+        try:
+            with local or contextlib.nullcontext(environment()) as surroundings:
+                code = drive(snakemake, log, lock, surroundings, say_plan, progress)
+        finally:
+            if prefix:
+                cancel_left_over(prefix, patience=0)
         if progress.failed or code:
             write_index(study)
             problems(progress, code, log)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -443,8 +443,17 @@ class Progress:
         ).removeprefix("explanations_")
 
 
-def drive(snakemake: list[str], log: Path, progress: Progress, lock: int, environment: dict[str, str]) -> int:
+def drive(
+    snakemake: list[str],
+    log: Path,
+    lock: int,
+    environment: dict[str, str],
+    begin: Callable[[], None],
+    progress: Progress,
+) -> int:
     """Run Snakemake in the environment, print one line for each finished job, keep all it says in `log`; returns its exit code.
+
+    begin: called while Snakemake reads its rules, before the first line is printed.
 
     Ctrl-C, SIGTERM and SIGHUP end Snakemake and its jobs, and leave as KeyboardInterrupt or SystemExit.
     """
@@ -460,6 +469,7 @@ def drive(snakemake: list[str], log: Path, progress: Progress, lock: int, enviro
     )  # fmt: skip
     listing = Listing()
     try:
+        begin()
         with open(log, "w", encoding="utf-8") as file:
             for line in process.stdout:
                 file.write(line)

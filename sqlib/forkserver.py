@@ -4,7 +4,10 @@
 arguments, environment and output, passes signals on, and ends as its job ends. A job is nobody's child but tied to its
 go-between: when that is gone, it ends. So a fork server that is killed takes no job with it, and where it is gone, does
 not answer, cannot fork, or has imported other code than is there now, a job runs in its go-between, as it does
-everywhere else. What a fork inherits is imports: no thread runs and nothing has been computed in the server.
+everywhere else.
+
+What a fork inherits is imports, and what is compiled for a first page: no thread runs in the server, and it computes
+nothing of a study.
 """
 
 import json
@@ -26,7 +29,10 @@ KERNEL = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 """Of every kernel's environment, and read when something is imported."""
-_OF_SHELLS = {"_", "PWD", "OLDPWD", "SHLVL"}  # environment variables that say nothing about what is started
+_OWN = {
+    "_", "PWD", "OLDPWD", "SHLVL", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "GOTO_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+}  # fmt: skip
+"""What a shell and Snakemake set anew for a job, and no import depends on. (`limits` Snakemake sets, too: to a job's threads.)"""
 IN_NOTEBOOKS = (
     "torch", "IPython.core.completerlib", "IPython.core.debugger", "IPython.core.logger", "IPython.core.oinspect",
     "IPython.extensions.storemagic", "ipykernel.debugger", "ipykernel.kernelapp", "matplotlib.backends.backend_agg",
@@ -34,10 +40,10 @@ IN_NOTEBOOKS = (
 )  # fmt: skip
 """What every notebook and its kernel import, or nearly so."""
 MODULES = (
-    *IN_NOTEBOOKS, "captum.attr", "ipython_pygments_lexers", "jinja2.ext",
-    "latex2mathml.converter", "nbconvert", "papermill", "pygments.unistring", "scipy.stats", "skimage.metrics", "sqlib.claims", "sqlib.commands", "sqlib.deployed", "sqlib.execution",
-    "sqlib.index", "sqlib.inside", "sqlib.live", "sqlib.post_training", "sqlib.quality", "sqlib.quality_plots",
-    "sqlib.quality_table", "sqlib.roar", "sqlib.roar_plots",
+    *IN_NOTEBOOKS, "captum.attr", "ipython_pygments_lexers", "jinja2.ext", "latex2mathml.converter", "nbconvert", "papermill",
+    "pygments.unistring", "scipy.stats", "skimage.metrics", "sqlib.claims", "sqlib.commands", "sqlib.deployed",
+    "sqlib.execution", "sqlib.index", "sqlib.inside", "sqlib.live", "sqlib.pages", "sqlib.post_training", "sqlib.quality",
+    "sqlib.quality_plots", "sqlib.quality_table", "sqlib.roar", "sqlib.roar_plots",
 )  # fmt: skip
 """What the jobs of a study and their notebooks import."""
 
@@ -117,6 +123,8 @@ def serve(descriptor: int) -> None:
     """Import, then fork a job for each request that comes in on this listening socket; never returns but in a fork's end."""
     code = _code()
     _import(MODULES)
+    for name in MODULES:
+        getattr(sys.modules[name], "rehearse", lambda: None)()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system clears away the forks that have ended
     listener = socket.socket(fileno=descriptor)
     while True:
@@ -155,7 +163,7 @@ def _code() -> list[tuple]:
 def _refusal(asked: dict, code: list[tuple]) -> str | None:
     """Why a job is not forked from this process, in a few words; None if it is."""
     own = {**os.environ, **asked["environment"]}
-    ours = _OF_SHELLS | {ADDRESS, "SQLIB_JOB", *KERNEL, *limits(1)}
+    ours = _OWN | {ADDRESS, "SQLIB_JOB", *KERNEL}
     differs = [name for name in own if os.environ.get(name) != asked["environment"].get(name) and name not in ours]
     if differs:
         return f"{differs[0]} is another than the fork server's"
@@ -177,6 +185,7 @@ def _become(asked: dict, files: list[int], connection: socket.socket) -> None:
     """What a fork does: the job of a request, from its first line to its end."""
     global _connection
     import random
+    import tempfile
     import traceback
 
     import numpy
@@ -187,9 +196,10 @@ def _become(asked: dict, files: list[int], connection: socket.socket) -> None:
     for target, file in enumerate(files, start=1):
         os.dup2(file, target)
     os.environ.clear()
-    os.environ.update({**asked["environment"], **limits(1)})
+    os.environ.update(asked["environment"])
     os.environ.pop(ADDRESS)
     os.umask(asked["umask"])
+    tempfile.tempdir = None
     random.seed()  # what a process of its own takes from the system when it starts
     numpy.random.seed()
     code = 1
@@ -346,14 +356,13 @@ def run_there(arguments: list[str]) -> int | None:
     asked = {"arguments": arguments, "environment": {**os.environ, ADDRESS: address}, "folder": os.getcwd()}
     asked["uninterrupted"] = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     os.umask(umask := os.umask(0o022))
-    pid, waiting = 0, []
+    pid, signals = 0, []
 
     def pass_on(number, _frame):
+        signals.append(number)
         if pid:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        else:
-            waiting.append(number)
 
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(3 * PATIENCE)  # it may still be importing
@@ -373,14 +382,15 @@ def run_there(arguments: list[str]) -> int | None:
             signal.signal(number, pass_on)
         connection.sendall(b"!")
         pid = int(_line(connection) or 0)
-        for number in waiting:
+        for number in list(signals):
             pass_on(number, None)
         connection.settimeout(None)
         ended = connection.recv(1)
-    if not ended:
+    if ended:
+        return ended[0]
+    if not signals:
         print("error: the process of this job was killed (out of memory?)", file=sys.stderr)
-        return 128 + signal.SIGKILL
-    return ended[0]
+    return 128 + (signals or [signal.SIGKILL])[-1]
 
 
 def _line(connection: socket.socket) -> bytes:

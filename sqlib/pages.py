@@ -2,6 +2,7 @@
 
 import ast
 import html as entities
+import json
 import math
 import re
 import warnings
@@ -38,7 +39,6 @@ def render(
     traceback. Raises SqlibError for an unreadable notebook.
     """
     import nbformat
-    from nbconvert import HTMLExporter
 
     notebook = Path(notebook)
     try:
@@ -52,14 +52,7 @@ def render(
             failed |= output.output_type == "error"
         if cell.cell_type == "code":
             cell.outputs = _joined([o for o in cell.outputs if _shown(o)])
-    exporter = HTMLExporter(
-        template_name="cells",
-        extra_template_basedirs=[str(TEMPLATES)],
-        exclude_anchor_links=True,
-        mermaid_js_url="",
-        filters={"markdown2html": markdown_html},
-    )
-    body, _ = exporter.from_notebook_node(content, resources={"failed": failed})
+    body, _ = _exporter().from_notebook_node(content, resources={"failed": failed})
     body = _ADDRESS.sub(_plain_address, body)
     # A wide figure scrolls on a narrow screen, so the keyboard must reach it.
     body = re.sub(r"<figure\b(?![^>]*tabindex)", '<figure tabindex="0"', body)
@@ -79,6 +72,23 @@ def render(
     )
     write_atomically(Path(html), page.encode())
     check_size(html)
+
+
+def rehearse() -> None:
+    """Make a small page and throw it away, for the patterns, schemas and templates that a process compiles with its first."""
+    import tempfile
+
+    import nbformat.v4 as v4
+
+    shown = v4.new_output("display_data", {"text/html": '<figure id="a"><img alt="" width="9" src="data:"></figure>'})
+    cells = [
+        v4.new_markdown_cell("# A $x$\n\n| a |\n|---|\n| &amp; |"),
+        v4.new_code_cell("import a  # b", outputs=[shown]),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "small.ipynb"
+        path.write_text(json.dumps(v4.new_notebook(cells=cells)))
+        render(path, path.with_suffix(".html"), "small")
 
 
 def with_subject(page: str, title: str) -> str:
@@ -251,6 +261,19 @@ def _joined(outputs: list) -> list:
         else:
             joined.append(output)
     return joined
+
+
+@cache
+def _exporter():
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(
+        template_name="cells",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_anchor_links=True,
+        mermaid_js_url="",
+        filters={"markdown2html": markdown_html},
+    )
 
 
 @cache
