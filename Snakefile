@@ -252,6 +252,7 @@ rule explanations:
         notebook="notebooks/{page}.ipynb",
         text="logs/{page}.log",
     threads: STUDY.threads
+    priority: 1  # they take longer than the pages of single runs, and the study is not to end on one of them
     params:
         dataset=lambda wildcards: wildcards.page.removeprefix("explanations_"),
     shell:
@@ -284,6 +285,7 @@ rule sweep:
     log:
         notebook="notebooks/sweep_{sweep}.ipynb",
         text="logs/sweep_{sweep}.log",
+    priority: 1
     shell:
         JOB + " sweep {STUDY.name} {wildcards.sweep} > {log.text:q} 2>&1"
 
@@ -305,6 +307,7 @@ rule compare:
         notebook="notebooks/{page}.ipynb",
         text="logs/{page}.log",
     threads: STUDY.threads
+    priority: 1  # they take longer than the pages of single runs, and the study is not to end on one of them
     params:
         what=lambda wildcards: "{} --network {}".format(*COMPARISONS[wildcards.page]),
     shell:

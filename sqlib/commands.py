@@ -391,13 +391,21 @@ def reproduce(
     reports = runs.reports_root() / study.name
     # On a cluster it is the profile that says how many cores a job may have; here it is this process's own number.
     limit = cores or (runs.usable_cores() if executor == "local" else None)
-    with exclusive(reports) as lock:
+    with exclusive(reports) as lock, contextlib.ExitStack() as stack:
         prefix = job_prefix(reports) if executor == "slurm" else ""
         if prefix and (stale := cancel_left_over(prefix)):
             were = "was" if stale == 1 else "were"
             print(f"{count(stale, 'SLURM job')} of an earlier start {were} still there: cancelled")
         for line in prepare(study, reports):
             print(line)
+
+        def surroundings() -> dict[str, str]:
+            if executor != "local":  # elsewhere there is no fork server: each job is a process of its own
+                return environment()
+            return stack.enter_context(forkserver.started(environment(), reports / "logs/forkserver.log"))
+
+        # Where there surely is something to do, imports are made while Snakemake finds out what.
+        early = None if (reports / "index.html").exists() else surroundings()
         snakemake = [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
             *("--profile", str(folder), "--directory", str(reports), "--nocolor"),
@@ -436,11 +444,8 @@ def reproduce(
                 flush=True,
             )
 
-        # Jobs elsewhere find no fork server: there each is a process of its own.
-        local = forkserver.started(environment(), reports / "logs/forkserver.log") if executor == "local" else None
         try:
-            with local or contextlib.nullcontext(environment()) as surroundings:
-                code = drive(snakemake, log, lock, surroundings, say_plan, progress)
+            code = drive(snakemake, log, lock, early or surroundings(), say_plan, progress)
         finally:
             if prefix:
                 cancel_left_over(prefix, patience=0)

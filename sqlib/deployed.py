@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sqlib import runs
 from sqlib.config import Run, SqlibError, Study
@@ -46,12 +47,11 @@ def onnx_logits(path: Path, images: np.ndarray, batch: int = 500) -> np.ndarray:
     return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
 
 
-def measure_run(run: Run, folder: Path) -> dict[str, Any]:
-    """A finished quantised run against its packed and ONNX forms on its test images: `packed` and `onnx`, as `compare`,
-    each with `bytes`, the size of its file. SqlibError when the run is not there or has a float layer."""
+def measure_run(run: Run, folder: Path, test_images: Tensor) -> dict[str, Any]:
+    """A finished quantised run against its packed and ONNX forms on its test images (the first of these): `packed` and
+    `onnx`, as `compare`, each with `bytes`, the size of its file. SqlibError when the run is not there or has a float layer."""
     torch.set_num_threads(run.threads)
-    model, data = runs.load_model(folder), load(run.dataset)
-    pixels = data.test_images[: run.evaluation.images]
+    model, pixels = runs.load_model(folder), test_images[: run.evaluation.images]
     images = to_float(pixels)
     trained = predict(model, images).numpy()
     packed = runs.pack_run(folder, again=True)
@@ -75,7 +75,8 @@ def measure(study: Study, dataset: str, reports: Path) -> dict[str, dict[str, An
     """
     chosen = [run for run in study.runs() if run.dataset == dataset and run.seed == study.seeds[0]]
     chosen = [run for run in chosen if run.setup.all_quantised(run.network)]
-    found = {run.id: measure_run(run, run.folder(reports)) for run in chosen}
+    images = load(dataset).test_images
+    found = {run.id: measure_run(run, run.folder(reports), images) for run in chosen}
     write_atomically(reports / "results" / f"deployed_{dataset}.json", runs.to_json(found))
     wrong = [name for name, forms in found.items() if forms["packed"]["same_predictions"] < forms["packed"]["images"]]
     if wrong:
