@@ -3,11 +3,12 @@ STUDY ?= paper
 PROFILE ?= local
 CORES ?=
 PYTHON3 ?= python3
+WORKERS ?= $(or $(CORES),auto)
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data smoke plan reproduce sweeps reports figures publish check lab test test-faults test-cluster lint bench bench-gpu bench-conda scale elsewhere profile lock clean distclean unlock
+.PHONY: help setup data smoke plan reproduce sweeps reports figures publish check lab test test-quick test-faults test-cluster lint bench bench-gpu bench-conda scale elsewhere profile lock clean distclean unlock
 
 # What these start ends with make, however make ends.
 smoke reproduce sweeps: export SQLIB_MADE_BY_MAKE = 1
@@ -67,9 +68,14 @@ lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/notebooks/.jupyter$(if $(JUPYTER_CO
 
 # Where a browser is missing, what needs one is left out, and that is said; in CI nothing is, so there it fails.
 test: BROWSER = $(or $(CI),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
-test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (about 17 minutes on two cores)
+test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (minutes, on all cores)
 	$(if $(BROWSER),,@echo 'no Chromium here: the tests that open pages and JupyterLab in it are left out (Debian: apt-get install chromium)')
-	@$(PYTHON) -m pytest -rs $(if $(BROWSER),,-m 'not browser')
+	@$(PYTHON) -m sqlib data >/dev/null
+	@$(PYTHON) -m pytest -rs -n $(WORKERS) $(if $(BROWSER),,-m 'not browser')
+
+test-quick: $(READY)  ## run the tests that need no study, browser or benchmark, in two minutes: what one runs while working
+	@$(PYTHON) -m sqlib data >/dev/null
+	@$(PYTHON) -m pytest -q -n $(WORKERS) -m 'not (browser or end_to_end or slow)'
 
 test-faults: $(READY)  ## kill and damage a small study in every way we know, and see it made whole (half an hour; SAMPLE=yes FAULTS=3 for minutes; RECORD=yes writes the figures)
 	@$(PYTHON) -m pytest -rs $(if $(SAMPLE),-m sample) tests/faults

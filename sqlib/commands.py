@@ -62,7 +62,7 @@ Cores = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: a
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 some jobs failed, 2 an error, 130 stopped by the user."""
-    if os.environ.pop("SQLIB_MADE_BY_MAKE", None):
+    if not os.environ.get("SQLIB_JOB") and os.environ.pop("SQLIB_MADE_BY_MAKE", None):
         forkserver.die_with_parent(signal.SIGKILL)  # a killed make leaves nothing that holds the study's lock
     try:
         app(prog_name="python -m sqlib")

@@ -4,15 +4,19 @@ Everything shown is plain HTML or Markdown, so that `sqlib.pages` keeps alt text
 """
 
 import base64
+import hmac
 import html
 import io
+import os
 import pickle
 import re
+import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from sqlib.config import SqlibError
+from sqlib.config import REPOSITORY, SqlibError
 from sqlib.files import write_atomically
 from sqlib.pages import flat_table, table_cells, table_html
 from sqlib.runs import to_json
@@ -48,7 +52,9 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
     if folder is not None:
         for kind in FORMS:  # of what this figure replaces
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
-        write_atomically(folder / f"{name}{DRAWING}", zlib.compress(pickle.dumps((fig, shown)), 1))
+        if key := own_key():
+            content = zlib.compress(pickle.dumps((fig, shown)), 1)
+            write_atomically(folder / f"{name}{DRAWING}", hmac.digest(key, content, "sha256") + content)
         write_atomically(folder / f"{name}.png", image)
     plt.close(fig)
     width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
@@ -65,21 +71,42 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
 FORMS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """What `draw` writes, with what is left out of the file's own description: so it is the same bytes each time."""
 DRAWING = ".drawing"
+KEY = REPOSITORY / ".drawing-key"
+
+
+def own_key() -> bytes | None:
+    """What this checkout signs its drawings with, made when it is first asked for; None where it cannot be kept."""
+    try:
+        if not KEY.exists():
+            with tempfile.NamedTemporaryFile(
+                dir=KEY.parent, prefix=".drawing-key."
+            ) as file:  # for its owner's eyes only
+                file.write(os.urandom(32))
+                file.flush()
+                with suppress(FileExistsError):  # another job was first
+                    os.link(file.name, KEY)
+        return KEY.read_bytes()
+    except OSError:
+        return None
 
 
 def draw(drawing: Path) -> list[Path]:
     """Write the SVG and the PDF beside a figure's `<name>.drawing` that are not there; returns them.
 
-    A drawing is a pickled matplotlib figure, which can run code when it is opened: only what one's own jobs have left is
-    to be given. Raises SqlibError for a damaged one, or one of another matplotlib.
+    A drawing is a pickled figure, which can run code when it is opened: so only those are that this checkout has signed.
+    SqlibError for any other, for a damaged one, and for one of another matplotlib.
     """
     import matplotlib.pyplot as plt
 
     missing = {path: path.suffix[1:] for kind in FORMS if not (path := drawing.with_suffix(f".{kind}")).exists()}
     if not missing:
         return []
+    stored = drawing.read_bytes()
+    signature, content = stored[:32], stored[32:]
+    if not hmac.compare_digest(hmac.digest(own_key() or os.urandom(32), content, "sha256"), signature):
+        raise SqlibError(f"{drawing}: damaged, or drawn by another checkout: make its page again, here")
     try:
-        fig, shown = pickle.loads(zlib.decompress(drawing.read_bytes()))
+        fig, shown = pickle.loads(zlib.decompress(content))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise SqlibError(f"{drawing}: cannot be drawn ({reason}): make its page again") from None

@@ -11,6 +11,20 @@ from sqlib import config
 from sqlib.data import Dataset
 
 
+def pytest_collection_modifyitems(items):
+    """What shares something dear stays on one worker; the smoke study, and what waits for it, comes first."""
+    for item in items:
+        shared = [
+            fixture[-1].func.__module__
+            for fixture in item._fixtureinfo.name2fixturedefs.values()
+            if fixture[-1].scope == "module"
+        ]
+        group = "smoke" if "smoke" in item.fixturenames else (shared or [None])[0]
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: ("smoke" not in item.fixturenames, item.get_closest_marker("end_to_end") is None))
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """One thread and a fixed seed for every test."""

@@ -28,6 +28,8 @@ from sqlib.models import ARCHITECTURES, build_model
 from sqlib.readme import BENCHMARKS, ELSEWHERE, GPU, SCALE
 from sqlib.saliency import explain_pass, mask_least_salient
 
+pytestmark = pytest.mark.slow
+
 
 def test_alternate_calls_the_sides_in_turn_and_leaves_the_warm_up_out():
     called = []

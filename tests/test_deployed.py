@@ -7,8 +7,13 @@ import pytest
 
 from sqlib import deploy, deployed, runs
 from sqlib.config import REPOSITORY, SqlibError, load_study
+from sqlib.data import load
 from sqlib.stamps import write_stamps
 from sqlib.train import seeded_model
+
+
+def measured(run, folder):
+    return deployed.measure_run(run, folder, load(run.dataset).test_images)
 
 
 def test_comparison_by_hand():
@@ -21,12 +26,13 @@ def test_comparison_by_hand():
     assert (same["same_predictions"], same["largest_relative"], same["equal_bit_for_bit"]) == (3, 0.0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset, setup", [("mnist", "w2a2"), ("fashion_mnist", "mixed"), ("fashion_mnist", "w4a4")])
 def test_a_published_network_answers_the_same_in_integers_and_as_onnx(tmp_path, dataset, setup):
     folder = tmp_path / "run"
     shutil.copytree(REPOSITORY / f"reports/reference/runs/{dataset}/lenet/{setup}/standard/seed0", folder)
     before = {path.name for path in folder.iterdir()}
-    result = deployed.measure_run(runs.run_of(folder), folder)
+    result = measured(runs.run_of(folder), folder)
     assert result["packed"]["images"] == 10_000
     assert result["packed"]["same_predictions"] == 10_000 and result["packed"]["largest_relative"] <= 1e-4
     assert result["onnx"]["same_predictions"] >= 9_999 and result["onnx"]["largest_relative"] <= 1e-3
@@ -45,15 +51,15 @@ def test_the_trained_weights_themselves_are_what_is_compared(tmp_path, monkeypat
         for clip in model.clips().values():
             clip.alpha.data.fill_(2.0)
     runs.save_run(folder, run, models[0].eval(), [{}] * run.epochs, {}, {}, {}, 0.0)
-    same = deployed.measure_run(run, folder)
+    same = measured(run, folder)
     assert same["packed"]["images"] == same["packed"]["same_predictions"] == 500 and same["packed"]["equal_bit_for_bit"]
     deploy.pack(models[1], tmp_path / "other")
     monkeypatch.setattr(runs, "pack_run", lambda *_, **__: tmp_path / "other")
-    assert deployed.measure_run(run, folder)["packed"]["same_predictions"] < 500
+    assert measured(run, folder)["packed"]["same_predictions"] < 500
 
 
 def test_a_float_run_cannot_be_compared(tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(REPOSITORY / "reports/reference/runs/mnist/lenet/fp32/standard/seed0", folder)
     with pytest.raises(SqlibError, match="not quantised"):
-        deployed.measure_run(runs.run_of(folder), folder)
+        measured(runs.run_of(folder), folder)

@@ -5,8 +5,8 @@ import re
 import pytest
 import typer
 
-from sqlib.__main__ import app
 from sqlib.claims import load_claims
+from sqlib.commands import app
 from sqlib.config import REPOSITORY
 
 PAGES = [REPOSITORY / name for name in ("README.md", "REPRODUCING.md")] + sorted((REPOSITORY / "docs").glob("*.md"))

@@ -12,7 +12,7 @@ import torch
 from matplotlib.text import Text
 from PIL import Image
 
-from sqlib import __main__ as command
+from sqlib import commands as command
 from sqlib import explain, metrics
 from sqlib.config import REPOSITORY, SqlibError
 from sqlib.data import DATASETS, to_float

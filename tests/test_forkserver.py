@@ -203,7 +203,10 @@ def test_a_server_with_other_code_forks_nothing(server):
     with open(server.folder / "sqlib/commands.py", "a") as file:
         file.write("# changed\n")
     code, _, err = server.run("exit", "3")
-    assert code == 3 and err == "not forked, in a process of its own: the code was changed since the fork server was started\n"
+    assert (
+        code == 3
+        and err == "not forked, in a process of its own: the code was changed since the fork server was started\n"
+    )
 
 
 def test_a_job_with_another_environment_is_not_forked(server):

@@ -16,7 +16,7 @@ from test_pages import Elements, assert_held, assert_offline, fits
 from sqlib.config import digest, load_study
 from sqlib.files import write_atomically
 from sqlib.index import write_index
-from sqlib.notebook import figure
+from sqlib.notebook import draw, figure
 from sqlib.runs import provenance, to_json
 
 
@@ -50,6 +50,7 @@ def full(study, tmp_path, monkeypatch):
     monkeypatch.setattr("IPython.display.display", lambda value: None)
     fig, _ = plt.subplots()
     figure(fig, "compare_mnist_maps", "The caption.", "What the maps show", tmp_path / "figures")
+    draw(tmp_path / "figures/compare_mnist_maps.drawing")
     for name in ("data_mnist.html", "compare_mnist.html", "tables.html"):
         (tmp_path / name).write_text("page")
     *most, last = study.runs()

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from sqlib import __main__ as command_line
-from sqlib import runs
+from sqlib import commands as command_line
+from sqlib import forkserver, runs
 from sqlib.config import REPOSITORY
 
 JOBS = (
     "data", "train", "trial", "sweep", "post-training", "deployed", "quality", "roar", "explanations", "saliency", "compare",
     "tables", "claims", "index",
-    "reports", "plan", "reproduce",
+    "reports", "figures", "plan", "reproduce",
     "pack", "predict", "explain", "export", "unlock", "check", "publish",
 )  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_help_lists_every_job():
 
 
 def test_help_needs_no_heavy_import():
-    code = "import sys, sqlib.__main__; print({'torch', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules))"
+    code = "import sys, sqlib.commands; print({'torch', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout == "set()\n"
 
@@ -128,12 +128,14 @@ def test_reports_go_where_the_environment_says(tmp_path, monkeypatch):
 )
 def test_what_make_starts_ends_with_make_and_a_job_with_its_driver(variables, signals, monkeypatch, capsys):
     sent = []
-    monkeypatch.setattr(command_line, "die_with_parent", sent.append)
+    monkeypatch.setattr(forkserver, "die_with_parent", sent.append)
     for name in ("SQLIB_JOB", "SQLIB_MADE_BY_MAKE", "MAKELEVEL"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["sqlib", "--help"])
+    monkeypatch.delenv(forkserver.ADDRESS, raising=False)
+    assert forkserver.run_there(["--help"]) is None
     with pytest.raises(SystemExit):
         command_line.main()
     assert sent == signals
@@ -143,6 +145,7 @@ def test_what_make_starts_ends_with_make_and_a_job_with_its_driver(variables, si
 W2A2 = REPOSITORY / "reports/reference/runs/mnist/lenet/w2a2/standard/seed0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command, made", [("export", "model.onnx"), ("pack", "small.safetensors")])
 def test_what_a_command_did_not_write_it_does_not_replace(tmp_path, command, made):
     theirs, own = tmp_path / "mine.txt", tmp_path / made

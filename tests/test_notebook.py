@@ -1,9 +1,12 @@
 """What notebooks show and save, as it arrives in the page and on disk."""
 
 import base64
+import hmac
 import io
 import json
+import pickle
 import re
+import zlib
 
 import matplotlib
 
@@ -48,7 +51,11 @@ def test_figure_files_are_the_same_each_time(shown, tmp_path):
     contents = []
     for folder in ("a", "b"):
         notebook.figure(draw(), "maps", "Caption", "Alt", tmp_path / folder)
-        contents.append({path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()})
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["maps.drawing", "maps.png"]
+        notebook.draw(tmp_path / folder / "maps.drawing")
+        contents.append(
+            {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir() if path.suffix != ".drawing"}
+        )
     assert sorted(contents[0]) == ["maps.pdf", "maps.png", "maps.svg"]
     assert contents[0] == contents[1]
     image = Image.open(io.BytesIO(contents[0]["maps.png"]))
@@ -61,6 +68,7 @@ def test_the_files_of_a_figure_show_the_same_box_with_all_words_in_it(shown, tmp
     fig = draw()
     fig.text(1.2, 0.5, "beside the figure")
     notebook.figure(fig, "maps", "Caption", "Alt", tmp_path)
+    notebook.draw(tmp_path / "maps.drawing")
     with Image.open(tmp_path / "maps.png") as image:
         width, height = image.size
     vector = (tmp_path / "maps.svg").read_text()
@@ -69,6 +77,47 @@ def test_the_files_of_a_figure_show_the_same_box_with_all_words_in_it(shown, tmp
     assert [float(side) for side in page] == pytest.approx(points, abs=0.1)
     assert [width, height] == pytest.approx([side * 120 / 72 for side in points], abs=1.5)
     assert points[0] > 1.2 * 10 * 72
+
+
+def test_a_figure_takes_the_drawn_forms_of_the_one_it_replaces_away(shown, tmp_path):
+    notebook.figure(draw(), "maps", "Caption", "Alt", tmp_path)
+    assert {path.suffix for path in notebook.draw(tmp_path / "maps.drawing")} == {".svg", ".pdf"}
+    assert notebook.draw(tmp_path / "maps.drawing") == []  # what is there is not drawn again
+    (tmp_path / "maps.pdf").unlink()
+    assert notebook.draw(tmp_path / "maps.drawing") == [tmp_path / "maps.pdf"]
+    notebook.figure(draw(), "maps", "Caption", "Alt", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["maps.drawing", "maps.png"]
+
+
+def test_only_a_drawing_with_this_checkouts_signature_is_opened(shown, tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "KEY", tmp_path / "key")
+    ran = tmp_path / "ran"
+    bad = zlib.compress(pickle.dumps(Runs(str(ran))))
+    path = tmp_path / "f" / "maps.drawing"
+    notebook.figure(draw(), "maps", "Caption", "Alt", path.parent)
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600 and len(notebook.own_key()) == 32
+    good = path.read_bytes()
+    others = hmac.digest(b"x" * 32, bad, "sha256") + bad  # by somebody with another key
+    for content in (b"", b"no figure", good[:-1], bytes(32) + bad, good[:32] + bad, others):
+        path.write_bytes(content)
+        with pytest.raises(SqlibError, match="maps.drawing: damaged, or drawn by another checkout"):
+            notebook.draw(path)
+    assert not ran.exists() and not path.with_suffix(".svg").exists()
+    path.write_bytes(good)
+    assert len(notebook.draw(path)) == 2
+    monkeypatch.setattr(notebook, "KEY", tmp_path / "no folder" / "key")  # it cannot be kept: then there is no drawing
+    notebook.figure(draw(), "maps", "Caption", "Alt", tmp_path / "without")
+    assert [path.name for path in (tmp_path / "without").iterdir()] == ["maps.png"]
+
+
+class Runs:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
 
 
 def test_a_palette_saves_bytes_and_is_not_seen(shown, tmp_path):
@@ -92,7 +141,7 @@ def test_figures_and_tables_go_to_the_chosen_folder(shown, tmp_path):
         notebook.figures_to(None)
         notebook.tables_to(None)
     assert {path.name for path in tmp_path.glob("*/*")} == {
-        *("maps.png", "maps.svg", "maps.pdf"),
+        *("maps.png", "maps.drawing"),
         *("numbers.csv", "numbers.md", "numbers.tex"),
     }
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sqlib import __main__, publish, runs
+from sqlib import commands, publish, runs
 from sqlib.config import REPOSITORY, SqlibError, load_study
 from sqlib.files import write_atomically
 from sqlib.sweeps import trials_of
@@ -78,29 +78,29 @@ def test_pages_are_left_out_before_the_limit_and_too_much_is_refused(study, repo
 
 def test_a_sweep_that_is_missing_or_of_other_code_is_not_published(study, reports, monkeypatch):
     monkeypatch.setenv("SQLIB_REPORTS", str(reports.parent))
-    monkeypatch.setattr(__main__, "up_to_date", lambda run, reports: True)
-    monkeypatch.setattr(__main__.Page, "all", lambda study: [])
+    monkeypatch.setattr(commands, "up_to_date", lambda run, reports: True)
+    monkeypatch.setattr(commands.Page, "all", lambda study: [])
     with pytest.raises(
         SqlibError, match="sweep quick is missing or was made by other code: run 'make sweeps STUDY=smoke'"
     ):
-        __main__.publish("smoke", force=True)
+        commands.publish("smoke", force=True)
     for trial in trials_of(study):
         write_atomically(trial.path(reports), runs.to_json({"stamp": trial.stamp()}))
-    __main__.publish("smoke", force=True)
+    commands.publish("smoke", force=True)
     copies = [trial.path(reports.parent / "reference") for trial in trials_of(study)]
     assert all(copy.exists() for copy in copies)
     write_atomically(
         trials_of(study)[0].path(reports), runs.to_json({"stamp": {**trials_of(study)[0].stamp(), "sources": "other"}})
     )
     with pytest.raises(SqlibError, match="made by other code"):
-        __main__.publish("smoke", force=True)
+        commands.publish("smoke", force=True)
     assert copies[0].exists()
-    __main__.publish("smoke", force=True, older_sweeps=True)  # the same parameters, and it is said
+    commands.publish("smoke", force=True, older_sweeps=True)  # the same parameters, and it is said
     write_atomically(
         trials_of(study)[0].path(reports), runs.to_json({"stamp": {**trials_of(study)[0].stamp(), "runs": ["other"]}})
     )
     with pytest.raises(SqlibError, match="made by other code"):
-        __main__.publish("smoke", force=True, older_sweeps=True)
+        commands.publish("smoke", force=True, older_sweeps=True)
 
 
 def test_nothing_is_left_of_steps_and_files_that_are_not_published(tmp_path):

@@ -55,6 +55,7 @@ def run_of(study, bits, seed=0):
     return study.run(f"mnist/lenet5/w{bits}a{bits}/standard/seed{seed}")
 
 
+@pytest.mark.slow
 def test_the_job_writes_what_it_returns(study, reports):
     run = run_of(study, 2)
     folder = run.folder(reports)

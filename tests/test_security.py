@@ -27,7 +27,10 @@ CALLS = {
     "eval", "exec", "compile", "__import__", "torch.load", "torch.jit.load", "numpy.load", "np.load", "pandas.read_pickle",
     "pd.read_pickle", "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "os.system", "os.popen",
 }  # fmt: skip
-ALLOWED = {("data.py", "import pickle"), ("data.py", "pickle.loads"), ("config.py", "yaml.load")}
+ALLOWED = {
+    *(("data.py", "import pickle"), ("data.py", "pickle.loads"), ("config.py", "yaml.load")),
+    *(("notebook.py", "import pickle"), ("notebook.py", "pickle.dumps"), ("notebook.py", "pickle.loads")),
+}
 
 
 def code_of(path: Path) -> str:
@@ -60,12 +63,20 @@ def test_nothing_is_unpickled_or_evaluated_but_what_was_hashed_first():
     for path in SOURCES:
         found |= {(path.name, what) for what in suspects(code_of(path))}
     assert found == ALLOWED
-    # The one pickle: its SHA-256 is compared, and the function left if it differs, before it is read.
+    # Of the two pickles, the one with images: its SHA-256 is compared, and the function left if it differs, before it is read.
     source = code_of(REPOSITORY / "sqlib/data.py")
     assert source.count("pickle.loads(") == 1
     before = source[: source.index("pickle.loads(")]
     assert re.search(
         r"if hashlib\.sha256\(pickled\)\.hexdigest\(\) != pinned:\s+raise SourceFailed\([^\n]*\n[^\n]*$", before
+    )
+    # The other, a figure: only with a signature that this checkout alone can make (`test_notebook` tries others).
+    source = code_of(REPOSITORY / "sqlib/notebook.py")
+    assert source.count("pickle.loads(") == 1
+    before = source[: source.index("pickle.loads(")]
+    assert re.search(
+        r"if not hmac\.compare_digest\(hmac\.digest\(own_key\(\) or os\.urandom\(32\), content, [^\n]*\n\s+raise SqlibError",
+        before,
     )
     assert re.search(r"class _UniqueKeyLoader\(yaml\.SafeLoader\)", code_of(REPOSITORY / "sqlib/config.py"))
 

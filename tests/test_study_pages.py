@@ -6,7 +6,7 @@ import pytest
 from test_index import fake_result
 
 from sqlib import runs, study_pages
-from sqlib.__main__ import app
+from sqlib.commands import app
 from sqlib.config import REPOSITORY, SqlibError, digest, load_study
 from sqlib.study_pages import Page
 
