@@ -63,6 +63,14 @@ def die_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(1, number)  # 1 = PR_SET_PDEATHSIG
 
 
+def call_itself(name: str) -> None:
+    """Name this process, for `ps` and `top`, in at most 15 letters: a fork has the command line of what it was forked from."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(15, name.encode())  # 15 = PR_SET_NAME
+
+
 def why_not_forked(threads: int) -> str | None:
     """Why this process must not be forked for work on so many threads, in a few words; None if it may be."""
     if sys.platform != "linux":
@@ -121,6 +129,7 @@ def started(environment: Mapping[str, str], log: Path) -> Iterator[dict[str, str
 
 def serve(descriptor: int) -> None:
     """Import, then fork a job for each request that comes in on this listening socket; never returns but in a fork's end."""
+    call_itself("sqlib forks")
     code = _code()
     _import(MODULES)
     for name in MODULES:
@@ -204,6 +213,7 @@ def _become(asked: dict, files: list[int], connection: socket.socket) -> None:
     numpy.random.seed()
     code = 1
     try:
+        call_itself(f"sqlib {asked['arguments'][0]}")
         os.chdir(asked["folder"])
         connection.sendall(f"{os.getpid()}\n".encode())
         _end_with(connection)
@@ -278,6 +288,7 @@ class ForkedKernel:
         if os.getppid() != parent:
             return
         os.setsid()
+        call_itself("sqlib kernel")
         if _connection is not None:
             _connection.close()
         for number in (signal.SIGTERM, signal.SIGIO, signal.SIGHUP):

@@ -160,26 +160,35 @@ def test_kill_9_at_any_moment(undisturbed, tmp_path, record_property):
     heals(study, expected)
 
 
+def called(pid: int) -> str:
+    """A process's command line behind its name: a fork has the command line of the fork server, and a name of its own."""
+    place = Path(f"/proc/{pid}")
+    return (place / "comm").read_text() + (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
 def kind_of(pid: int) -> str:
     """What a process of a study is, in a word."""
-    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    command = called(pid)
     words = {
+        "sqlib kernel": "a kernel",
         "ipykernel": "a kernel",
+        "sqlib forks": "the fork server",
+        "forkserver": "a forked job",
         "snakemake": "Snakemake",
         "sqlib reproduce": "sqlib",
-        "-m sqlib": "a job",
+        "-m sqlib": "a job's go-between",
         "make": "make",
     }
     return next((kind for word, kind in words.items() if word in command), "another")
 
 
 def child_with(process: subprocess.Popen, word: str, patience: float = 120) -> int:
-    """The first process below this one whose command line holds the word, once there is one."""
+    """The first process below this one whose name or command line holds the word, once there is one."""
     until = time.monotonic() + patience
     while time.monotonic() < until and process.poll() is None:
         for child in below(process.pid):
             try:
-                command = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = called(child)
             except OSError:
                 continue
             if word in command:
@@ -192,7 +201,7 @@ def child_with(process: subprocess.Popen, word: str, patience: float = 120) -> i
 def test_a_kernel_killed_in_mid_cell_is_one_failed_job(undisturbed, tmp_path):
     study = Study(tmp_path / "study")
     process = study.start()
-    kernel = child_with(process, "ipykernel_launcher")
+    kernel = child_with(process, "sqlib kernel")
     time.sleep(2)
     os.kill(kernel, signal.SIGKILL)
     out, err = process.communicate(timeout=900)
@@ -201,6 +210,55 @@ def test_a_kernel_killed_in_mid_cell_is_one_failed_job(undisturbed, tmp_path):
     assert len(failed) == 1 and "the kernel died" in failed[0] and "log: " in failed[0]
     assert "failed: 1 job" in err and "Traceback" not in out + err
     heals(study, undisturbed[1])
+
+
+@sample
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "starved"])
+def test_without_its_fork_server_a_study_goes_on(number, undisturbed, tmp_path):
+    """In the midst of a job, which goes on; the next ones are processes of their own, and say so in their logs."""
+    study = Study(tmp_path / "study")
+    process = study.start()
+    server = child_with(process, "sqlib forks")
+    child_with(process, "sqlib kernel")
+    os.kill(server, number)
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0 and "FAILED" not in out, out + err
+    assert study.whole() == undisturbed[1]
+    assert "not forked, in a process of its own: it does not answer" in (study.folder / "logs/tables.log").read_text()
+    assert not Path(f"/proc/{server}").exists()
+    assert study.make().stdout.startswith("micro: everything is up to date")
+
+
+def test_a_fork_server_left_over_from_an_earlier_start_is_not_asked(undisturbed, tmp_path):
+    """Its start was killed; it stands still, so that it does not even notice."""
+    study = Study(tmp_path / "study")
+    process = study.start()
+    server = child_with(process, "sqlib forks")
+    child_with(process, "sqlib kernel")
+    os.kill(server, signal.SIGSTOP)
+    process.kill()
+    process.communicate()
+    heals(study, undisturbed[1])
+    assert "not forked" not in (study.folder / "logs/tables.log").read_text()
+    assert not Path(f"/proc/{server}").exists()
+
+
+@sample
+def test_a_fork_server_with_other_code_than_is_there_now_is_not_used(undisturbed, tmp_path):
+    """Code that means the same (a file is saved again while the study runs), so the results must be the same."""
+    study, file = Study(tmp_path / "study"), REPOSITORY / "sqlib/roar_plots.py"
+    before = file.stat()
+    process = study.start()
+    child_with(process, "sqlib kernel")
+    try:
+        os.utime(file)
+        out, err = process.communicate(timeout=900)
+    finally:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert process.returncode == 0, out + err
+    assert study.whole() == undisturbed[1]
+    said = "not forked, in a process of its own: the code was changed since the fork server was started"
+    assert said in (study.folder / "logs/tables.log").read_text()
 
 
 def test_a_job_over_its_time_limit_is_stopped_and_named(undisturbed, tmp_path):
