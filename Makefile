@@ -13,8 +13,22 @@ MAKEFLAGS += --no-print-directory
 # What these start ends with make, however make ends.
 smoke reproduce sweeps: export SQLIB_MADE_BY_MAKE = 1
 
-# An active conda environment that has what is needed is used as it is; else .venv, built on first use.
-CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(CONDA_PREFIX)/bin/python -c 'import sqlib, torch; print("yes")' 2>/dev/null))
+# A home that cannot be written, as in some containers, is replaced by a folder here: for caches.
+ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo yes),yes)
+export HOME := $(CURDIR)/build/home
+$(shell mkdir -p '$(HOME)')
+endif
+
+# pip and uv install into .venv and nowhere else, the locked versions and no others, whatever the user has set. Where packages come
+# from (indexes, proxies, certificates) stays theirs. What is dropped for everything else: sqlib/surroundings.py.
+export PIP_USER := 0
+export PYTHONNOUSERSITE := 1
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT PIP_NO_DEPS PIP_DRY_RUN
+unexport UV_SYSTEM_PYTHON UV_BREAK_SYSTEM_PACKAGES UV_TARGET UV_PREFIX UV_PYTHON UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE_NEWER
+unexport PYTHONHOME PYTHONUSERBASE PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS
+
+# An active conda environment that has the packages in their locked versions is used as it is; else .venv, built on first use.
+CONDA_READY := $(if $(CONDA_PREFIX),$(shell '$(CONDA_PREFIX)/bin/python' -m sqlib.locked && echo yes))
 ifeq ($(CONDA_READY),yes)
 BIN := $(CONDA_PREFIX)/bin
 READY :=
@@ -61,10 +75,7 @@ check: $(READY)  ## hold the results of STUDY against the published ones, metric
 	@$(PYTHON) -m sqlib check $(STUDY)
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	@$(PYTHON) -m jupyter lab --notebook-dir=notebooks
-
-# JupyterLab asks for no news and looks for no updates: nothing here needs a network.
-lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/notebooks/.jupyter$(if $(JUPYTER_CONFIG_PATH),:$(JUPYTER_CONFIG_PATH))
+	@$(PYTHON) -m sqlib lab
 
 # Where a browser is missing, what needs one is left out, and that is said; in CI nothing is, so there it fails.
 test: BROWSER = $(or $(CI),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))

@@ -35,11 +35,13 @@ from sqlib.driver import (
     prepare,
     problems,
     shown,
+    tell,
     training_seconds,
     up_to_date,
 )
 from sqlib.files import write_atomically
 from sqlib.study_pages import Page, time_limit
+from sqlib.surroundings import settle
 from sqlib.sweeps import trials_of
 
 # jsonschema, behind every notebook that is read, compiles a grammar of web addresses where it can import this one (0.9 s
@@ -62,6 +64,7 @@ Cores = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: a
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 some jobs failed, 2 an error, 130 stopped by the user."""
+    settle()
     if not os.environ.get("SQLIB_JOB") and os.environ.pop("SQLIB_MADE_BY_MAKE", None):
         forkserver.die_with_parent(signal.SIGKILL)  # a killed make leaves nothing that holds the study's lock
     try:
@@ -74,6 +77,9 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # its reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno is None:
             raise
@@ -395,9 +401,9 @@ def reproduce(
         prefix = job_prefix(reports) if executor == "slurm" else ""
         if prefix and (stale := cancel_left_over(prefix)):
             were = "was" if stale == 1 else "were"
-            print(f"{count(stale, 'SLURM job')} of an earlier start {were} still there: cancelled")
+            tell(f"{count(stale, 'SLURM job')} of an earlier start {were} still there: cancelled")
         for line in prepare(study, reports):
-            print(line)
+            tell(line)
 
         def surroundings() -> dict[str, str]:
             if executor != "local":  # elsewhere there is no fork server: each job is a process of its own
@@ -417,7 +423,7 @@ def reproduce(
         jobs = pending(snakemake, log)
         page = shown(reports / "index.html")
         if not jobs:
-            print(f"{name}: everything is up to date: {page}")
+            tell(f"{name}: everything is up to date: {page}")
             return
         wanted = [study.run(job.target) for job in jobs.values() if job.rule == "train"]
         known = {trial.id: trial for trial in trials_of(study)}
@@ -437,11 +443,10 @@ def reproduce(
             where = (
                 f"on {limit} core{'s' * (limit > 1)}" if executor == "local" else "if the cluster starts all at once"
             )
-            print(
+            tell(
                 f"{name}: {count(len(wanted), 'run')} to train, {parts}"
                 f"{count(len(jobs) - len(wanted) - len(tried) - measuring, 'page')} to make: "
-                f"{about(progress.left())} {where}; log: {shown(log)}",
-                flush=True,
+                f"{about(progress.left())} {where}; log: {shown(log)}"
             )
 
         try:
@@ -459,7 +464,7 @@ def reproduce(
                     file=sys.stderr,
                 )
             raise typer.Exit(1)
-        print(f"{name}: done in {duration(time.monotonic() - progress.started)}: {page}")
+        tell(f"{name}: done in {duration(time.monotonic() - progress.started)}: {page}")
 
 
 def replaces_only_its_own(path: Path, own: Callable[[Path], bool]) -> None:
@@ -468,6 +473,16 @@ def replaces_only_its_own(path: Path, own: Callable[[Path], bool]) -> None:
         raise SqlibError(
             f"{shown(path)} is there already, and this command has not written it: choose another --output"
         )
+
+
+@app.command()
+def lab() -> None:
+    """Open the notebooks in JupyterLab."""
+    # It asks for no news and looks for no updates: nothing here needs a network.
+    own = [str(REPOSITORY / "notebooks/.jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(own)
+    command = [sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={REPOSITORY / 'notebooks'}"]
+    os.execv(command[0], command)
 
 
 @app.command()

@@ -27,13 +27,13 @@ from sqlib.sweeps import Trial, settle, trials_of
 # ---- how long it takes -------------------------------------------------------------------------------------------------
 
 
-# Seconds for what is not training: starting a kernel, importing, measuring on the test images, drawing. Measured on two
-# cores; they only start the estimate, which then follows the measured times.
+# Seconds for what is not training: measuring on the test images, drawing, making a page, in processes that are forked
+# ready to work. Measured on two cores; they only start the estimate, which then follows the measured times.
 PAGE_SECONDS = {
-    "data": 15.0, "saliency": 20.0, "compare": 25.0, "tables": 10.0, "claims": 15.0, "sweep": 10.0, "index": 6.0,
-    "post_training": 30.0, "deployed": 25.0, "quality": 30.0, "explanations": 20.0, "roar": 400.0,
+    "data": 7.0, "saliency": 10.0, "compare": 15.0, "tables": 4.0, "claims": 6.0, "sweep": 3.0, "index": 2.0,
+    "post_training": 26.0, "deployed": 20.0, "quality": 26.0, "explanations": 11.0, "roar": 400.0,
 }  # fmt: skip
-RUN_SECONDS = 12.0
+RUN_SECONDS = 5.0
 IMAGE_SECONDS = 2e-3  # for each test image measured
 FAITHFULNESS_SECONDS = 1e-2  # for each test image blanked step by step
 
@@ -330,7 +330,7 @@ def predict_jobs(jobs: dict[int, "Job"], wanted: list[Run], tried: list[Trial]) 
     seconds = dict(zip([run.id for run in wanted], training_seconds(wanted), strict=True))
     every = [run for trial in tried for run in trial.runs]
     parts = iter(training_seconds(every, measured=False))
-    seconds |= {trial.id: 4.0 + sum(next(parts) for _ in trial.runs) for trial in tried}
+    seconds |= {trial.id: 1.0 + sum(next(parts) for _ in trial.runs) for trial in tried}
     for job in jobs.values():
         trains = job.rule in ("train", "trial")
         job.predicted = seconds[job.target] if trains else PAGE_SECONDS.get(job.rule, 10.0)
@@ -461,7 +461,10 @@ def drive(
     def stop_on(number, _frame):
         raise SystemExit(128 + number)
 
-    old = {number: signal.signal(number, stop_on) for number in (signal.SIGTERM, signal.SIGHUP)}
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in old.items():
+        if handler != signal.SIG_IGN:  # with nohup it is ignored from the start, and stays so
+            signal.signal(number, stop_on)
     process = subprocess.Popen(
         snakemake, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=True, pass_fds=[lock],
@@ -486,7 +489,7 @@ def drive(
         raise SqlibError(f"cannot write {shown(log)}: {error.strerror}; stopped") from None
     except (KeyboardInterrupt, SystemExit):
         done = len(progress.finished)
-        print(f"\nstopped; {done} of {len(progress.jobs)} jobs are done and kept: type the same command to go on")
+        tell(f"\nstopped; {done} of {len(progress.jobs)} jobs are done and kept: type the same command to go on")
         raise
     finally:
         end(process)
@@ -501,8 +504,12 @@ def as_child() -> None:
 
 
 def tell(line: str | None) -> None:
+    """Print a line (None: nothing). A reader who has gone (`| head -1`) stops no study: its log has all of it."""
     if line is not None:
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def end(process: subprocess.Popen) -> None:

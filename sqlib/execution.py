@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from sqlib.config import REPOSITORY, SqlibError, nearest
 from sqlib.files import write_atomically
 from sqlib.forkserver import KERNEL, ForkedKernel, limits, why_not_forked
 from sqlib.runs import to_json
+from sqlib.surroundings import short_folder
 
 
 def execute(
@@ -45,8 +45,10 @@ def execute(
     _check_parameters(notebook, parameters)
     before = {path: _stamp(path) for path in required}
     output.parent.mkdir(parents=True, exist_ok=True)
-    # The folder's name is short because the path of a socket has 107 characters at most.
-    scratch = Path(tempfile.mkdtemp(prefix="sqlib-"))
+    try:
+        scratch = Path(short_folder())
+    except OSError as error:
+        raise SqlibError(f"{notebook.name}: no kernel can be started: {error}") from None
     partial = scratch / "executed.ipynb"
     folder, environment = notebook.resolve().parent, _kernel_environment(scratch, threads)
     # Forked before anything here has a thread, and before what only this side needs is imported.
@@ -215,7 +217,9 @@ def _terminable():
     def stop(number, _frame):
         raise SystemExit(128 + number)
 
-    old = signal.signal(signal.SIGTERM, stop)
+    old = signal.getsignal(signal.SIGTERM)
+    if old != signal.SIG_IGN:  # what is ignored from the start stays ignored
+        signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

@@ -97,19 +97,20 @@ def started(environment: Mapping[str, str], log: Path) -> Iterator[dict[str, str
     """
     import shutil
     import subprocess
-    import tempfile
+
+    from sqlib.surroundings import short_folder
 
     if sys.platform != "linux":
         yield dict(environment)
         return
-    folder, process = tempfile.mkdtemp(prefix="sqlib-"), None
+    folder, process = short_folder(), None
     address = f"{folder}/fork"
     try:
         with socket.socket(socket.AF_UNIX) as listener, open(log, "w") as words:
             try:
                 listener.bind(address)
                 listener.listen(64)
-            except OSError as error:  # the path of a socket has 107 characters at most
+            except OSError as error:  # a file system without sockets
                 words.write(f"no fork server at {address}: {error}\n")
                 address = None
             else:
@@ -291,7 +292,7 @@ class ForkedKernel:
         call_itself("sqlib kernel")
         if _connection is not None:
             _connection.close()
-        for number in (signal.SIGTERM, signal.SIGIO, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGIO):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -388,9 +389,11 @@ def run_there(arguments: list[str]) -> int | None:
         if refused is not None:
             print(f"not forked, in a process of its own: {refused}", file=sys.stderr)
             return None
-        passed = [signal.SIGTERM, signal.SIGHUP, *([] if asked["uninterrupted"] else [signal.SIGINT])]
-        for number in passed:
-            signal.signal(number, pass_on)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if (
+                signal.getsignal(number) != signal.SIG_IGN
+            ):  # what is ignored from the start, as with nohup, stays ignored
+                signal.signal(number, pass_on)
         connection.sendall(b"!")
         pid = int(_line(connection) or 0)
         for number in list(signals):

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from sqlib.config import FLOAT
 from sqlib.models import Network
-from sqlib.plots import FAINT, INK, SETUP_STYLE, WIDTH
+from sqlib.plots import FAINT, INK, SETUP_STYLE, WIDTH, own_look
 from sqlib.quant import PACT
 
 _BLUE, _ORANGE = SETUP_STYLE["w4a4"].colour, SETUP_STYLE["w2a2"].colour
 
 
+@own_look()
 def weight_levels(model: Network) -> Figure:
     """A histogram of each layer's weights, with the levels they are rounded to."""
     fig, axes = _row(len(model.layer_names))
@@ -33,6 +34,7 @@ def weight_levels(model: Network) -> Figure:
     return fig
 
 
+@own_look()
 def activation_levels(model: Network, values: dict[str, Tensor]) -> Figure:
     """A histogram of what enters each activation (see `sqlib.models.pre_activations`), with the levels of its output."""
     fig, axes = _row(len(values))

@@ -40,6 +40,7 @@ def prepare(threads: int) -> None:
     On a GPU convolutions would otherwise round their inputs to 10 bits (TF32), and pick their algorithm by its speed.
     """
     torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)  # in JupyterLab a user's start-up file may have changed it
     keep_memory()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

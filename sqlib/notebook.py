@@ -19,6 +19,7 @@ from pathlib import Path
 from sqlib.config import REPOSITORY, SqlibError
 from sqlib.files import write_atomically
 from sqlib.pages import flat_table, table_cells, table_html
+from sqlib.plots import own_look
 from sqlib.runs import to_json
 
 _folders: dict[str, Path | None] = {"figures": None, "tables": None}
@@ -34,6 +35,7 @@ def tables_to(folder: str | Path | None) -> None:
     _folders["tables"] = None if folder is None else Path(folder)
 
 
+@own_look()
 def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = None) -> None:
     """Shows a matplotlib figure as <figure> with its caption and closes it.
 
@@ -90,6 +92,7 @@ def own_key() -> bytes | None:
         return None
 
 
+@own_look()
 def draw(drawing: Path) -> list[Path]:
     """Write the SVG and the PDF beside a figure's `<name>.drawing` that are not there; returns them.
 
@@ -118,6 +121,7 @@ def draw(drawing: Path) -> list[Path]:
     return list(missing)
 
 
+@own_look()
 def animation(figs: Sequence, name: str, caption: str, alt: str, seconds: float = 0.8) -> None:
     """Shows matplotlib figures of one size one after the other, `seconds` each, again and again, and closes them.
 
@@ -214,6 +218,7 @@ def _laid_out(fig):
     return fig.get_tightbbox().padded(0.1)
 
 
+@own_look()
 def png(fig, caption: str, alt: str, box=None) -> bytes:
     """The figure as PNG on white, its words inside; with 256 colours, a third of the bytes or less, where nobody sees it.
 

@@ -128,12 +128,23 @@ def training_title(training: str) -> str:
     return TRAINING_TITLES.get(training, training.replace("_", " "))
 
 
+_OF_THE_MACHINE = ("backend", "date.epoch", "interactive", "savefig.directory", "timezone", "tk.", "toolbar", "webagg.")
+
+
+def own_look(style: Mapping[str, object] | None = None):
+    """A context in which matplotlib draws as it was delivered, whatever a user's matplotlibrc says, but for `style`."""
+    default = matplotlib.rcParamsDefault
+    return matplotlib.rc_context(
+        {name: default[name] for name in default if not name.startswith(_OF_THE_MACHINE)} | dict(style or {})
+    )
+
+
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     """A function that draws with `STYLE`."""
 
     @functools.wraps(function)
     def draw(*args, **kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
+        with own_look(STYLE):
             return function(*args, **kwargs)
 
     return draw

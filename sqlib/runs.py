@@ -250,7 +250,7 @@ def load_model(folder: Path) -> "torch.nn.Module":
     run, packed = run_of(folder), Path(folder) / PACKED
     if packed.exists() and not (Path(folder) / "model.safetensors").exists():
         return load_packed(packed)
-    model = build_model(run.network, run.setup)
+    model = build_model(run.network, run.setup).float()  # whatever number torch takes when nobody says one
     try:
         model.load_state_dict(_read_tensors(Path(folder), "model.safetensors"), strict=True)
     except RuntimeError as error:
