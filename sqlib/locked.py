@@ -17,7 +17,11 @@ def differences(lock: str, project: str) -> list[str]:
 
     lock: text of requirements.lock; project: of pyproject.toml. One that is not installed counts, one too many does not.
     """
-    locked = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock, flags=re.M))
+    locked: dict[str, list[str]] = {}
+    for name, version in re.findall(
+        r"^([\w.-]+)==([^\s;\\]+)", lock, flags=re.M
+    ):  # one for each Python, where they differ
+        locked.setdefault(name, []).append(version.split("+")[0])
     dependencies = re.search(r"^dependencies = \[(.*?)^\]", project, flags=re.M | re.S)[1]
     found = []
     for name in re.findall(r'^\s*"([\w.-]+)', dependencies, flags=re.M):
@@ -25,8 +29,8 @@ def differences(lock: str, project: str) -> list[str]:
             version = importlib.metadata.version(name).split("+")[0]
         except importlib.metadata.PackageNotFoundError:
             version = "missing"
-        if version != locked[name].split("+")[0]:
-            found.append(f"{name} {version} (locked: {locked[name]})")
+        if version not in locked[name]:
+            found.append(f"{name} {version} (locked: {' or '.join(locked[name])})")
     return found
 
 

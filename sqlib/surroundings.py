@@ -64,7 +64,12 @@ def settle() -> None:
 
 
 def _usable(folder: str) -> bool:
-    return bool(folder) and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+    """Whether a file can be made in a folder: tried, since root is told that it may anywhere."""
+    try:
+        with tempfile.TemporaryFile(dir=folder or "/nonexistent"):
+            return True
+    except OSError:
+        return False
 
 
 def _known() -> bool:

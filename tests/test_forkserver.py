@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -222,10 +223,15 @@ def test_a_server_that_cannot_import_says_so_in_its_log(tmp_path):
     server.end()
 
 
-def test_where_the_path_is_too_long_there_is_no_server(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_where_temporary_files_have_a_long_path_it_listens_elsewhere(tmp_path, monkeypatch):
     (tmp_path / ("x" * 100)).mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 100)))
+    with forkserver.started(dict(os.environ), tmp_path / "log") as environment:
+        assert len(environment[forkserver.ADDRESS]) < 100
+
+
+def test_where_no_socket_can_be_there_is_no_server(tmp_path, monkeypatch):
+    monkeypatch.setattr("sqlib.surroundings.short_folder", lambda: tempfile.mkdtemp(prefix="x" * 100, dir=tmp_path))
     with forkserver.started({"A": "1"}, tmp_path / "log") as environment:
         assert environment == {"A": "1"}
     assert "too long" in (tmp_path / "log").read_text()

@@ -19,7 +19,7 @@ JOBS = (
     "data", "train", "trial", "sweep", "post-training", "deployed", "quality", "roar", "explanations", "saliency", "compare",
     "tables", "claims", "index",
     "reports", "figures", "plan", "reproduce",
-    "pack", "predict", "explain", "export", "unlock", "check", "publish",
+    "lab", "pack", "predict", "explain", "export", "unlock", "check", "publish",
 )  # fmt: skip
 
 

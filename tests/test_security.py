@@ -13,6 +13,7 @@ import nbformat
 import pytest
 from test_execution import make
 
+from sqlib import commands
 from sqlib.config import REPOSITORY
 from sqlib.execution import execute
 
@@ -116,12 +117,13 @@ def test_a_kernel_listens_on_sockets_that_only_its_user_reaches(tmp_path):
     assert found["mode"] & 0o077 == found["file"] & 0o077 == 0
 
 
-def test_jupyterlab_listens_on_loopback_and_asks_for_a_token(tmp_path):
-    done = subprocess.run(
-        ["make", "-n", "lab"], cwd=REPOSITORY, env={**os.environ, "CONDA_PREFIX": ""}, capture_output=True, text=True
-    )
-    (command,) = [line for line in done.stdout.splitlines() if "jupyter lab" in line]
-    assert not re.search(
+def test_jupyterlab_listens_on_loopback_and_asks_for_a_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "")
+    asked = []
+    monkeypatch.setattr(os, "execv", lambda _, command: asked.append(" ".join(command)))
+    commands.lab()
+    (command,) = asked
+    assert "jupyter lab" in command and not re.search(
         r"(?i)--(ip|ServerApp|NotebookApp|IdentityProvider|PasswordIdentity|allow|no-auth)|token|password", command
     )
     code = """
