@@ -5,6 +5,7 @@ Snakemake. An error the user can act on is one line on stderr and exit code 2.
 """
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -55,16 +56,22 @@ StudyName = Annotated[str, typer.Argument(help="Name of a file in params/, such 
 DatasetName = Annotated[str, typer.Argument(help="mnist or fashion_mnist.", metavar="DATASET")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")]
 Images = Annotated[
-    list[Path], typer.Argument(help="Images, bright on black; not 28 x 28: resized.", metavar="IMAGE...")
+    list[Path], typer.Argument(help="Pictures of one digit or garment each, of any size and kind.", metavar="IMAGE...")
 ]
-Invert = Annotated[bool, typer.Option("--invert", help="The images are dark on bright.")]
+Invert = Annotated[
+    bool | None,
+    typer.Option("--invert/--no-invert", help="They are dark on bright, or bright on black (default: as each looks)."),
+]
 RunId = Annotated[str, typer.Argument(help="Such as mnist/lenet/w2a2/standard/seed0.", metavar="RUN_ID")]
 Cores = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all this process may use).")]
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 1 some jobs failed, 2 an error, 130 stopped by the user."""
+    """Run the command line; exit codes: 0 done, 1 some jobs or images failed, 2 an error, 130 stopped by the user."""
     settle()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot say it shows as escapes
+            stream.reconfigure(errors="backslashreplace")
     if not os.environ.get("SQLIB_JOB") and os.environ.pop("SQLIB_MADE_BY_MAKE", None):
         forkserver.die_with_parent(signal.SIGKILL)  # a killed make leaves nothing that holds the study's lock
     try:
@@ -74,8 +81,7 @@ def main() -> None:
             print("interrupted", file=sys.stderr)
         raise
     except SqlibError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        say_error(error)
         sys.exit(2)
     except BrokenPipeError:  # its reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,6 +91,12 @@ def main() -> None:
             raise
         print(f"error: {error.filename or 'file'}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
+
+
+def say_error(error: SqlibError) -> None:
+    """Print an error to stderr, each of its lines as one."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
 
 
 # ---- jobs ----------------------------------------------------------------------------------------------------------
@@ -495,9 +507,23 @@ def pack(
 
     path = folder / runs.PACKED if output is None else output
     replaces_only_its_own(path, deploy.is_packed)
-    size = deploy.pack(runs.load_model(folder), path)
+    size = deploy.pack(runs.load_model(folder), path, runs.class_names(runs.run_of(folder)))
     floats = runs.read_result(folder)["metrics"].get("float_weight_bytes", 0)
     print(f"{shown(path)}: {size:,} bytes; in float32 the weights take {floats:,} ({floats / size:.1f} times as many)")
+
+
+class Refused:
+    """Called with the error of an image that cannot be used, says it; `end` ends with exit code 1 if there was one."""
+
+    count = 0
+
+    def __call__(self, error: SqlibError) -> None:
+        self.count += 1
+        say_error(error)
+
+    def end(self) -> None:
+        if self.count:
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -506,20 +532,35 @@ def predict(
         Path, typer.Argument(help="A packed model, see `pack`, or the folder of a run.", metavar="PACKED")
     ],
     images: Images,
-    invert: Invert = False,
+    invert: Invert = None,
 ) -> None:
-    """Classify images with a packed model, in integer arithmetic."""
+    """Classify images with a packed model, in integer arithmetic.
+
+    Exit code 1 if an image cannot be used; the others are classified.
+    """
     import numpy as np
 
     from sqlib import deploy
+    from sqlib.images import printable, read_images
 
-    model = deploy.IntegerModel.load(packed / runs.PACKED if packed.is_dir() else packed)
-    pixels = np.stack([deploy.read_image(path, invert, lambda line: print(line, file=sys.stderr)) for path in images])
-    logits = model.logits(pixels)
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    for path, row in zip(images, probabilities, strict=True):
-        print(f"{path}: class {row.argmax()} ({row.max():.1%})")
+    file = packed / runs.PACKED if packed.is_dir() else packed
+    model = deploy.IntegerModel.load(file)
+    classes = model.classes
+    if classes is None and (file.parent / "result.json").exists():  # packed before packed models knew their classes
+        try:
+            classes = runs.class_names(runs.run_of(file.parent))
+        except (SqlibError, ImportError) as error:  # the data sets need torch
+            print(f"the classes have numbers alone: {error}", file=sys.stderr)
+    refused = Refused()
+    for path, picture in read_images(images, invert, refused):
+        for line in picture.notes:
+            print(line, file=sys.stderr)
+        (logits,) = model.logits(picture.pixels[None])
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
+        number = int(probabilities.argmax())
+        print(f"{printable(str(path))}: {deploy.answer(number, probabilities[number], classes)}")
+    refused.end()
 
 
 @app.command()
@@ -535,24 +576,33 @@ def explain(
     target: Annotated[
         str | None, typer.Option(help="Class to explain, by number or name (default: the prediction).", metavar="CLASS")
     ] = None,
-    invert: Invert = False,
+    invert: Invert = None,
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("."),
 ) -> None:
-    """Explain images: a picture and a JSON file for each."""
+    """Explain images: a picture and a JSON file for each.
+
+    Exit code 1 if an image cannot be used; the others are explained.
+    """
     from sqlib import explain as own
 
-    explained = own.explain(folder, images, method, surrogate, compared or (), target, invert)
+    refused = Refused()
+    explained = own.explain(folder, images, method, surrogate, compared or (), target, invert, refused)
     for record, _ in explained:
         for line in record["image"]["notes"]:
             print(line, file=sys.stderr)
     for line in own.save(explained, output):
         print(line)
+    refused.end()
 
 
 @app.command()
 def export(
     folder: RunFolder,
-    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the only format there is.")] = True,
+    opset: Annotated[
+        int | None,
+        typer.Option(help="ONNX version, with the smallest types it has (default: the one with the smallest of all)."),
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", hidden=True)] = True,
     output: Annotated[Path | None, typer.Option(help="File to write (default: model.onnx in RUN).")] = None,
 ) -> None:
     """Write a run's model as an ONNX file."""
@@ -560,7 +610,7 @@ def export(
 
     path = folder / "model.onnx" if output is None else output
     replaces_only_its_own(path, exported)
-    print(f"{shown(path)}: {export_onnx(runs.load_model(folder), path):,} bytes")
+    print(f"{shown(path)}: {export_onnx(runs.load_model(folder), path, opset):,} bytes")
 
 
 @app.command()

@@ -9,7 +9,7 @@ docs/packed-format.md; the readers here trust nothing in a file and answer anyth
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -38,6 +38,7 @@ LARGEST_ACTIVATION = 10**6  # elements an image
 BATCH = 50
 
 Size = Annotated[int, Field(ge=1, le=2**24)]
+ClassName = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Layer(BaseModel):
@@ -73,6 +74,7 @@ class Packed:
     input_shape: tuple[int, int, int]
     layers: tuple[Layer, ...]
     tensors: dict[str, np.ndarray]
+    classes: tuple[str, ...] | None = None
 
     def codes(self, layer: Layer) -> np.ndarray:
         """Weight codes (int32) of a quantised layer, in the layer's shape."""
@@ -124,8 +126,8 @@ def describe(model: "Network") -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def pack(model: "Network", path: Path) -> int:
-    """Write a trained network to a packed file, atomically; the size of the file in bytes.
+def pack(model: "Network", path: Path, classes: Sequence[str] | None = None) -> int:
+    """Write a trained network, and the names of its classes, to a packed file, atomically; its size in bytes.
 
     The same model gives the same bytes. Float layers are stored in float32 (such a file loads with `load_packed`; the
     integer runtime refuses it). Raises SqlibError when the file cannot be written or a value of the model is not
@@ -158,6 +160,7 @@ def pack(model: "Network", path: Path) -> int:
         "input_shape": json.dumps([model.get_submodule(model.layer_names[0]).in_channels, IMAGE_SIZE, IMAGE_SIZE]),
         "input_scale": str(INPUT_SCALE),
         "layers": json.dumps([layer.model_dump() for layer in layers]),
+        **({} if classes is None else {"classes": json.dumps(list(classes))}),
     }
     content = _container(tensors, metadata)
     write_atomically(Path(path), content)
@@ -175,19 +178,28 @@ def _float32(tensor, layer: str) -> np.ndarray:
 
 def _container(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     """A safetensors file. Written here and not by the library, whose metadata comes in a new order each time."""
-    header: dict[str, dict] = {}
-    parts, offset = [], 0
-    for name, array in sorted(tensors.items(), key=lambda item: (item[1].dtype.itemsize == 1, item[0])):
-        end = offset + array.nbytes
-        dtype = "U8" if array.dtype == np.uint8 else "F32"
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, end]}
-        parts.append(array.tobytes())
-        offset = end
-    data = b"".join(parts)
-    metadata = {**metadata, "sha256": _checksum(metadata, data)}
+    header = _table({name: ("U8" if a.dtype == np.uint8 else "F32", a.shape) for name, a in tensors.items()})
+    data = b"".join(tensors[name].tobytes() for name in header)
+    metadata = {**metadata, "table_sha256": _table_checksum(header)}
+    metadata["sha256"] = _checksum(metadata, data)
     text = json.dumps({"__metadata__": metadata, **header}, ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data
+
+
+def _table(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, dict]:
+    """The safetensors header of tensors, given their types and shapes: F32 before U8, in order of name, without gaps."""
+    header, offset = {}, 0
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (item[1][0] == "U8", item[0])):
+        end = offset + math.prod(shape) * (1 if dtype == "U8" else 4)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    return header
+
+
+def _table_checksum(header: dict[str, dict]) -> str:
+    lines = [[name, entry["dtype"], entry["shape"], entry["data_offsets"]] for name, entry in header.items()]
+    return hashlib.sha256("".join(json.dumps(line) + "\n" for line in lines).encode()).hexdigest()
 
 
 def _checksum(metadata: dict[str, str], data: bytes) -> str:
@@ -219,6 +231,7 @@ def read_packed(path: Path) -> Packed:
     layers = _parse(path, "layers", TypeAdapter(tuple[Layer, ...]), value("layers"))
     setup = _parse(path, "setup", TypeAdapter(Setup), value("setup"))
     shape = _parse(path, "input_shape", TypeAdapter(tuple[Size, Size, Size]), value("input_shape"))
+    classes = _parse(path, "classes", TypeAdapter(tuple[ClassName, ...] | None), metadata.get("classes", "null"))
     network = value("network")
     try:
         if network not in NETWORK_LAYERS:
@@ -226,10 +239,14 @@ def read_packed(path: Path) -> Packed:
         if value("input_scale") != str(INPUT_SCALE):
             raise SqlibError(f"input_scale {value('input_scale')[:20]!r}, expected {INPUT_SCALE}")
         _check_layers(network, setup, shape, layers)
+        if classes is not None and len(classes) != layers[-1].shape[0]:
+            raise SqlibError(f"{len(classes)} class names for {layers[-1].shape[0]} classes")
+        if not all(name.isprintable() for name in classes or ()):
+            raise SqlibError("a class name that cannot be printed")
         _check_tensors(layers, tensors, setup.per_channel)
     except SqlibError as error:
         raise SqlibError(f"{path}: damaged packed model: {error}") from None
-    return Packed(network, setup, shape, layers, tensors)
+    return Packed(network, setup, shape, layers, tensors, classes)
 
 
 def is_packed(path: Path) -> bool:
@@ -263,20 +280,28 @@ def _read_container(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(metadata, dict):
         raise SqlibError(f"{path}: not a packed model: its safetensors header has no metadata")
-    if metadata.get("format") == FORMAT and metadata.get("version") == VERSION:
-        try:
-            intact = metadata.get("sha256") == _checksum(metadata, content[8 + length :])
-        except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
-            intact = False
-        if not intact:
-            raise SqlibError(f"{path}: damaged packed model: its content does not match its SHA-256 sum")
     types = {"U8": np.dtype(np.uint8), "F32": np.dtype("<f4")}
-    tensors = {}
     for name, entry in entries.items():
         if entry["dtype"] not in types:
             raise SqlibError(
                 f"{path}: damaged packed model: tensor {name[:40]!r} is of type {entry['dtype']}, not U8 or F32"
             )
+    # The tensors' places follow from their names, types and shapes, which the layers state; so a sum of metadata and data
+    # covers the whole file, also one written before there was a sum of the table.
+    table = _table({name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()})
+    data = content[8 + length :]
+    if metadata.get("format") == FORMAT and metadata.get("version") == VERSION:
+        try:
+            intact = metadata.get("sha256") == _checksum(metadata, data)
+            intact &= metadata.get("table_sha256") in (None, _table_checksum(table))
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
+            intact = False
+        if not intact:
+            raise SqlibError(f"{path}: damaged packed model: its content does not match its SHA-256 sum")
+        if {name: entry for name, entry in header.items() if name != "__metadata__"} != table:
+            raise SqlibError(f"{path}: damaged packed model: its tensors are not in their places")
+    tensors = {}
+    for name, entry in entries.items():
         tensors[name] = np.frombuffer(bytes(entry["data"]), types[entry["dtype"]]).reshape(entry["shape"])
     return metadata, tensors
 
@@ -379,12 +404,8 @@ class IntegerModel:
 
     def __init__(self, packed: Packed):
         """Raises SqlibError for a network with a float layer, and where a sum might not fit 32 bits."""
-        self.network, self.setup, self.input_shape, self.layers = (
-            packed.network,
-            packed.setup,
-            packed.input_shape,
-            packed.layers,
-        )
+        self.network, self.setup, self.input_shape = packed.network, packed.setup, packed.input_shape
+        self.layers, self.classes = packed.layers, packed.classes
         self._weights, self._steps, self._biases, self._clips = {}, {}, {}, {}
         input_scale, largest = np.float32(INPUT_SCALE), INPUT_SCALE
         for layer in self.layers:
@@ -539,47 +560,7 @@ def load_packed(path: Path) -> "Network":
     return model.eval()
 
 
-# ----------------------------------------------------------------------------------------------------------- images
-
-
-def read_image(path: Path, invert: bool = False, note: Callable[[str], None] = print) -> np.ndarray:
-    """A PNG, JPEG, ... as the networks see images: uint8 (28,28), bright on black.
-
-    Colours become grey, transparency becomes black, 16-bit greys lose their low byte. Another size is resized, and
-    `note` is called with a line that says so; also when the image looks dark on bright (then try `invert`). Raises
-    SqlibError when it is missing, not an image, damaged, or larger than 4096 x 4096.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    path = Path(path)
-    if not path.is_file():
-        raise SqlibError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
-    try:
-        with Image.open(path) as image:
-            if max(image.size) > 4096:
-                raise SqlibError(f"{path}: {image.width} x {image.height} pixels, expected at most 4096 x 4096")
-            if image.mode.startswith("I"):  # 16-bit grey, which PIL would cut off at 255
-                wide = np.asarray(image).astype(np.int64)
-                image = Image.fromarray(
-                    (wide >> 8 if wide.max(initial=0) > 255 else wide).clip(0, 255).astype(np.uint8)
-                )
-            elif image.has_transparency_data:
-                rgba = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-            image = image.convert("L")
-    except UnidentifiedImageError:
-        raise SqlibError(f"{path}: not an image that can be read (PNG or JPEG, for example)") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise SqlibError(f"{path}: damaged image: {' '.join(str(error).split())[:200]}") from None
-    if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-        note(f"{path}: resized from {image.width} x {image.height} to {IMAGE_SIZE} x {IMAGE_SIZE} pixels")
-        image = image.resize(
-            (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX if min(image.size) > 28 else Image.Resampling.BILINEAR
-        )
-    pixels = np.array(image, dtype=np.uint8)
-    if invert:
-        return 255 - pixels
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    if np.median(border) > 127:
-        note(f"{path}: looks dark on bright; the networks know bright on black: it may have to be inverted")
-    return pixels
+def answer(number: int, probability: float, classes: Sequence[str] | None) -> str:
+    """A prediction in words: 'class 9, Ankle boot (99.8%)'; the number alone if the classes have no names but numbers."""
+    name = str(number) if classes is None else classes[number]
+    return f"class {number}{'' if name == str(number) else f', {name}'} ({probability:.1%})"

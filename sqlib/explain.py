@@ -1,7 +1,7 @@
 """A user's own images explained by a trained run, and by its sibling runs of other setups: a panel and a JSON each.
 
-`explain` reads, checks and computes everything and writes nothing; `save` writes what it made. So a mistake in the last
-image leaves no result of the first one behind.
+`explain` reads, checks and computes everything and writes nothing; `save` writes what it made. So a mistake in what was
+asked leaves no result of the first image behind.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import os
 import platform
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +24,12 @@ from torch import Tensor
 from sqlib import metrics
 from sqlib.config import Run, SqlibError, nearest, shown_path
 from sqlib.data import source_of, to_float
-from sqlib.deploy import read_image
+from sqlib.deploy import answer
 from sqlib.files import write_atomically
+from sqlib.images import Picture, printable, read_images
 from sqlib.models import Network, predict
 from sqlib.notebook import png
-from sqlib.plots import FAINT, INK, WIDTH, dataset_title, setup_style, training_title
+from sqlib.plots import FAINT, INK, WIDTH, dataset_title, own_look, setup_style, training_title
 from sqlib.runs import PACKED, git_state, load_model, package_versions, read_json, run_of, to_json
 from sqlib.saliency import saliency_map
 
@@ -102,20 +103,21 @@ def explain(
     surrogate: str = "straight_through",
     compared: Sequence[str] = (),
     target: str | None = None,
-    invert: bool = False,
+    invert: bool | None = None,
+    refused: Callable[[SqlibError], None] | None = None,
 ) -> list[tuple[dict, bytes]]:
     """(record, panel as PNG) of each image; `save` writes the record as JSON.
 
     Args:
         folder: of a finished run.
-        images: files that `sqlib.deploy.read_image` reads; `invert` if they are dark on bright.
+        images: files that `sqlib.images.read_image` reads; `invert`: whether they are dark on bright (None: as each looks).
         method, surrogate: see `sqlib.saliency.saliency_map`.
         compared: setups of sibling runs to show beside the run, see `sibling`.
         target: the class to explain, by number or name; None: what each network itself predicts.
+        refused: given the error of each image that cannot be used, which is then left out; None: it is raised.
 
     Raises SqlibError if a run or an image is missing or damaged, or a setup, method, surrogate or class is unknown.
     """
-    seen = [_read(Path(path), invert) for path in images]
     trained = [read_trained(folder)]
     run = trained[0].run
     classes = source_of(run.dataset).classes
@@ -131,7 +133,8 @@ def explain(
     }
     origin = {"code": git_state(), "python": platform.python_version(), "packages": package_versions()}
     explained = []
-    for pixels, about in seen:
+    for path, picture in read_images(images, invert, refused):
+        about, pixels = _about(path, picture), picture.pixels
         maps, entries = explain_image(trained, pixels, method, surrogate, number)
         record = {"format": FORMAT, "image": about, **shared, "models": entries, **origin}
         with warnings.catch_warnings():
@@ -185,12 +188,13 @@ def explain_image(
     return torch.cat(maps), entries
 
 
-def _read(path: Path, invert: bool) -> tuple[np.ndarray, dict]:
-    notes: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about odd files: what matters is in the notes and errors
-        pixels = read_image(path, invert, lambda line: notes.append(_printable(line)))
-    return pixels, {"file": _printable(str(path)), "sha256": _sha256(path), "inverted": invert, "notes": notes}
+def _about(path: Path, picture: Picture) -> dict:
+    return {
+        "file": printable(str(path)),
+        "sha256": _sha256(path),
+        "inverted": picture.inverted,
+        "notes": list(picture.notes),
+    }
 
 
 def _sha256(path: Path) -> str:
@@ -199,11 +203,6 @@ def _sha256(path: Path) -> str:
 
 def _class(number: int, classes: Sequence[str]) -> dict:
     return {"class": number, "name": classes[number]}
-
-
-def _printable(text: str) -> str:
-    """The text on one line; a file's name may hold anything, also bytes that are not UTF-8."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -223,7 +222,7 @@ def save(explained: Sequence[tuple[dict, bytes]], output: Path) -> Iterator[str]
         # The JSON first: should this be the last thing we do, the same command knows the file for its own.
         write_atomically(paths[1], to_json({**record, "panel": paths[0].name}))
         write_atomically(paths[0], panel)
-        yield f"{record['image']['file']}: {summary(record)}; wrote {' and '.join(_printable(str(p)) for p in paths)}"
+        yield f"{record['image']['file']}: {summary(record)}; wrote {' and '.join(printable(str(p)) for p in paths)}"
 
 
 def free_name(output: Path, record: dict, taken: set[str]) -> str:
@@ -264,8 +263,7 @@ def summary(record: dict) -> str:
     """Each network's prediction and confidence: 'class 9, Ankle boot (99.8%)', with setups where there are several."""
     words = []
     for entry in record["models"]:
-        number, name = entry["prediction"]["class"], entry["prediction"]["name"]
-        text = f"class {number}{'' if name == str(number) else f', {name}'} ({entry['confidence']:.1%})"
+        text = answer(entry["prediction"]["class"], entry["confidence"], record["classes"])
         words.append(text if len(record["models"]) == 1 else f"{entry['setup']}: {text}")
     return "; ".join(words)
 
@@ -293,6 +291,7 @@ def method_title(method: str) -> str:
 # ---- the panel -----------------------------------------------------------------------------------------------------
 
 
+@own_look()
 def draw(pixels: np.ndarray, maps: Tensor, run: Run, record: dict) -> Figure:
     """The image as the networks see it; then a column a network: prediction, signed map, probabilities.
 

@@ -21,13 +21,27 @@ from sqlib.files import write_atomically
 if TYPE_CHECKING:
     from sqlib.models import Network
 
-# The first opset whose QuantizeLinear and DequantizeLinear know the type, and its version of the file format.
+OLDEST_OPSET, NEWEST_OPSET = 11, 27
+"""Before: Clip does not take its bounds as inputs, Gemm asks for a third. Behind: onnxruntime 1.32 has no quantisers."""
+
+# The opset a type is written in where none is asked for, and its version of the file format: the first whose QuantizeLinear
+# and DequantizeLinear know the type, but for 8 bits, which older ones know too.
 OPSETS = {2: (25, 13), 4: (21, 10), 8: (21, 10)}
 
 
-def storage_bits(bits: int) -> int:
-    """Bits of the smallest unsigned type ONNX has for codes of `bits` bits: 2, 4 or 8."""
-    return next(size for size in OPSETS if bits <= size)
+def storage_bits(bits: int, smallest: int = 2) -> int:
+    """Bits of the smallest unsigned type for codes of `bits` bits, where types have 2, 4 or 8 but not less than `smallest`."""
+    return next(size for size in OPSETS if max(bits, smallest) <= size)
+
+
+def smallest_type(opset: int | None) -> int:
+    """Bits of the smallest unsigned type that an opset has, 2, 4 or 8; SqlibError for an opset nothing can be written in."""
+    if opset is not None and not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise SqlibError(
+            f"opset {opset}: expected {OLDEST_OPSET} (older ones cannot say what these networks do) to {NEWEST_OPSET} (the"
+            " newest that onnxruntime runs); 25 has 2-bit types, 21 has 4-bit types"
+        )
+    return next(size for size, (first, _) in OPSETS.items() if opset is None or size == 8 or opset >= first)
 
 
 def exported(path: Path) -> bool:
@@ -40,21 +54,19 @@ def exported(path: Path) -> bool:
         return False
 
 
-def export_onnx(model: "Network", path: Path, smallest: int = 2) -> int:
+def export_onnx(model: "Network", path: Path, opset: int | None = None) -> int:
     """Write a trained network as an ONNX file, atomically; the size of the file in bytes.
 
-    smallest: 2, 4 or 8, the smallest integer type to use, for runtimes that do not know UINT2 (opset 25) or UINT4
-    (opset 21). Raises SqlibError when the package onnx is missing, the model is not finite, or the file cannot be
-    written.
+    opset: the version of ONNX, for runtimes that do not know the newest types: UINT2 came with opset 25, UINT4 with 21.
+    None: the first opset with the smallest types of all for this network, but not below 21. Raises SqlibError when the
+    package onnx is missing or does not know the opset, the model is not finite, or the file cannot be written.
     """
     try:
         import onnx
     except ImportError:
         raise SqlibError("exporting to ONNX needs the package 'onnx': install it into this environment") from None
-    if smallest not in OPSETS:
-        raise SqlibError(f"smallest = {smallest!r}: expected 2, 4 or 8 bits")
     with torch.no_grad():
-        graph = _Graph(onnx, model, smallest).build()
+        graph = _Graph(onnx, model, opset).build()
     content = graph.SerializeToString(deterministic=True)
     write_atomically(Path(path), content)
     return len(content)
@@ -63,8 +75,8 @@ def export_onnx(model: "Network", path: Path, smallest: int = 2) -> int:
 class _Graph:
     """Nodes and constants of the graph, layer by layer."""
 
-    def __init__(self, onnx, model: "Network", smallest: int):
-        self.onnx, self.model, self.smallest = onnx, model, smallest
+    def __init__(self, onnx, model: "Network", opset: int | None):
+        self.onnx, self.model, self.opset, self.smallest = onnx, model, opset, smallest_type(opset)
         self.nodes, self.constants, self.used = [], {}, {8}
 
     def build(self):
@@ -95,6 +107,9 @@ class _Graph:
             list(self.constants.values()),
         )
         opset, ir_version = OPSETS[min(self.used)]
+        if self.opset is not None:
+            opset = self.opset
+            ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
         proto = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", opset)],
@@ -131,7 +146,7 @@ class _Graph:
 
     def weight(self, layer: Layer, codes: torch.Tensor) -> str:
         """The weight codes, from the integers k >= 0 of the packed format: k - top if zero-aligned, else 2 k - top."""
-        name, size = layer.name, max(storage_bits(layer.weight_bits), self.smallest)
+        name, size = layer.name, storage_bits(layer.weight_bits, self.smallest)
         codes = codes.cpu().numpy().astype(np.int64)
         index = codes + layer.top if layer.zero_aligned else (codes + layer.top) // 2
         stored = self.integers(f"{name}.weight", size, layer.shape, index)
@@ -164,7 +179,7 @@ class _Graph:
 
     def coded(self, scaled: str, bits: int, name: str) -> str:
         """Rounded half to even into an integer type and back."""
-        size = max(storage_bits(bits), self.smallest)
+        size = storage_bits(bits, self.smallest)
         one = self.constant("one", torch.tensor(1.0))
         zero = self.integers(f"zero_uint{size}", size, (), np.array(0))
         stored = self.node("QuantizeLinear", [scaled, one, zero], f"{name}_uint{size}")

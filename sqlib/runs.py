@@ -186,7 +186,7 @@ def save_run(
         },
     }
     write_atomically(folder / "result.json", to_json(result))
-    pack(model, folder / PACKED)
+    pack(model, folder / PACKED, class_names(run))
 
 
 # What readers rely on; all of it may be missing or null.
@@ -271,8 +271,15 @@ def pack_run(folder: Path, again: bool = False) -> Path:
     if not (folder / "model.safetensors").exists():
         return packed  # a published run: there is nothing to pack
     if again or not is_packed(folder):
-        pack(load_model(folder), packed)
+        pack(load_model(folder), packed, class_names(run_of(folder)))
     return packed
+
+
+def class_names(run: Run) -> tuple[str, ...]:
+    """The names of the classes that a run tells apart: those of its data set."""
+    from sqlib.data import source_of
+
+    return source_of(run.dataset).classes
 
 
 def is_packed(folder: Path) -> bool:

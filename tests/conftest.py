@@ -11,6 +11,7 @@ from sqlib import config
 from sqlib.data import Dataset
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
     """What shares something dear stays on one worker; the smoke study, and what waits for it, comes first."""
     for item in items:

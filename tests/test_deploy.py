@@ -1,5 +1,6 @@
 """Packed models, the integer runtime and ONNX, on briefly trained networks and the real test images."""
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -12,7 +13,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from safetensors import safe_open
 
 from sqlib import data, deploy, onnx_export, train
@@ -314,6 +314,95 @@ def test_the_checksum_is_the_documented_one(trained):
     assert total.hexdigest() == metadata["sha256"]
 
 
+PUBLISHED = sorted(Path(deploy.__file__).parents[1].glob("reports/reference/runs/**/packed.safetensors"))
+
+
+def split(path):
+    """(header, data) of a safetensors file."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def joined(header, content):
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content
+
+
+def test_published_files_are_still_read():
+    assert PUBLISHED
+    for path in PUBLISHED:
+        assert deploy.read_packed(path).classes is None
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_no_two_entries_of_the_table_can_be_swapped(trained, tmp_path, old):
+    path = PUBLISHED[0] if old else trained("lenet5", "w4a4")[1]
+    header, content = split(path)
+    assert ("table_sha256" in header["__metadata__"]) is not old
+    names = [name for name in header if name != "__metadata__"]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[:i]]
+    assert ("fc1.clip", "conv1.clip") in pairs
+    for a, b in pairs:
+        for swapped in (
+            {**header, a: header[b], b: header[a]},
+            {**header, a: {**header[a], "data_offsets": header[b]["data_offsets"]},
+             b: {**header[b], "data_offsets": header[a]["data_offsets"]}},
+        ):  # fmt: skip
+            (tmp_path / "swapped").write_bytes(joined(swapped, content))
+            with pytest.raises(SqlibError, match="not a packed model, or damaged|damaged packed model"):
+                deploy.read_packed(tmp_path / "swapped")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_table_that_says_a_name_twice_or_another_shape_is_refused(trained, tmp_path, old):
+    header, content = split(PUBLISHED[0] if old else trained("lenet5", "w4a4")[1])
+    text = json.dumps(header)
+    clips = [json.dumps({name: header[name]})[1:-1] for name in ("conv1.clip", "conv2.clip")]
+    moved = clips[0].replace(json.dumps(header["conv1.clip"]["data_offsets"]),
+                             json.dumps(header["conv2.clip"]["data_offsets"]))  # fmt: skip
+    for changed in (text.replace(clips[0], f"{moved}, {clips[0]}"), text.replace(clips[0], f"{clips[0]}, {moved}")):
+        assert changed != text
+        changed = changed.encode()
+        (tmp_path / "twice").write_bytes(len(changed).to_bytes(8, "little") + changed + content)
+        with contextlib.suppress(SqlibError):  # taken only with the values that the file had
+            found = deploy.read_packed(tmp_path / "twice").tensors
+            at = header["conv1.clip"]["data_offsets"]
+            assert found["conv1.clip"].tobytes() == content[at[0] : at[1]]
+    name = next(name for name, entry in header.items() if entry.get("dtype") == "F32" and entry["shape"])
+    header[name]["shape"] = [*header[name]["shape"], 1]
+    (tmp_path / "shape").write_bytes(joined(header, content))
+    with pytest.raises(SqlibError, match="damaged packed model"):
+        deploy.read_packed(tmp_path / "shape")
+
+
+def test_a_packed_file_knows_its_classes_and_has_the_same_tensors(trained, tmp_path):
+    model, path = trained("lenet5", "w4a4")
+    names = tuple(f"class {i}, 靴" for i in range(10))
+    deploy.pack(model, tmp_path / "named", names)
+    assert (
+        deploy.read_packed(tmp_path / "named").classes == deploy.IntegerModel.load(tmp_path / "named").classes == names
+    )
+    assert split(tmp_path / "named")[1] == split(path)[1]
+    (header, content), (published, _) = split(path), split(PUBLISHED[0])
+    assert set(header["__metadata__"]) == {*published["__metadata__"], "table_sha256"}
+    lines = [json.dumps([name, entry["dtype"], entry["shape"], entry["data_offsets"]]) + "\n"
+             for name, entry in header.items() if name != "__metadata__"]  # fmt: skip
+    assert header["__metadata__"]["table_sha256"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("classes", ['["a"]', '[""]', "1", '["a\\u001b", "b", "c", "d", "e", "f", "g", "h", "i", "j"]'])
+def test_class_names_that_are_none_are_refused(trained, tmp_path, classes):
+    path = rewritten(trained("lenet5", "w4a4")[1], tmp_path, lambda m, t: m.update(classes=classes))
+    with pytest.raises(SqlibError, match="damaged packed model: .*class"):
+        deploy.read_packed(path)
+
+
+def test_an_answer_in_words():
+    assert deploy.answer(9, 0.9731, ("", *"12345678", "Ankle boot")) == "class 9, Ankle boot (97.3%)"
+    assert deploy.answer(7, 1.0, "0123456789") == deploy.answer(7, 1.0, None) == "class 7 (100.0%)"
+
+
 # ---------------------------------------------------------------------------------------------------------------- ONNX
 
 
@@ -324,15 +413,15 @@ def test_onnx_equals_the_trained_model(trained, mnist, tmp_path, network, setup,
     model, packed = trained(network, setup)
     images = data.to_float(mnist.test_images[:count])
     expected = predict(model, images).numpy()
-    for smallest in (2, 4):
-        path = tmp_path / f"{smallest}.onnx"
-        assert onnx_export.export_onnx(model, path, smallest) == path.stat().st_size
+    for opset in (None, 21, 13):  # the smallest types; none of 2 bits; none but of 8 bits
+        path = tmp_path / f"{opset}.onnx"
+        assert onnx_export.export_onnx(model, path, opset) == path.stat().st_size
         session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
         logits = np.concatenate([session.run(["logits"], {"images": part.numpy()})[0] for part in images.split(500)])
         assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.9999
         np.testing.assert_allclose(logits, expected, atol=1e-3)
     if setup == "w2a2":
-        assert (tmp_path / "2.onnx").stat().st_size < packed.stat().st_size + 5_000
+        assert (tmp_path / "None.onnx").stat().st_size < packed.stat().st_size + 5_000
 
 
 def test_onnx_types_are_the_smallest(trained, tmp_path):
@@ -351,39 +440,25 @@ def test_onnx_types_are_the_smallest(trained, tmp_path):
     assert {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm"} <= kinds
 
 
-# -------------------------------------------------------------------------------------------------------------- images
+@pytest.mark.parametrize("opset", [None, 11, 20, 21, 24, 25, onnx_export.NEWEST_OPSET])
+def test_onnx_of_an_opset_has_its_smallest_types_and_the_same_logits(trained, mnist, tmp_path, opset):
+    import onnx
+    import onnxruntime as runtime
+
+    model, _ = trained("lenet5", "w2a2")
+    images = data.to_float(mnist.test_images[:200])
+    onnx_export.export_onnx(model, tmp_path / "model.onnx", opset)
+    proto = onnx.load(tmp_path / "model.onnx")
+    assert proto.opset_import[0].version == (opset or 25)
+    types = {onnx.TensorProto.DataType.Name(item.data_type) for item in proto.graph.initializer}
+    assert types - {"FLOAT", "UINT8"} == ({"UINT2"} if (opset or 25) >= 25 else {"UINT4"} if opset >= 21 else set())
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": images.numpy()})
+    np.testing.assert_array_equal(logits, predict(model, images).numpy())
 
 
-def test_read_image(tmp_path, mnist):
-    pixels, notes = mnist.test_images[0].numpy(), []
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(deploy.read_image(tmp_path / "a.png", note=notes.append), pixels)
-    np.testing.assert_array_equal(deploy.read_image(tmp_path / "a.png", invert=True), 255 - pixels)
-    Image.fromarray(pixels).convert("RGB").save(tmp_path / "c.png")
-    np.testing.assert_array_equal(deploy.read_image(tmp_path / "c.png", note=notes.append), pixels)
-    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "w.png")
-    np.testing.assert_array_equal(deploy.read_image(tmp_path / "w.png", note=notes.append), pixels)
-    clear = np.stack([np.full_like(pixels, 255)] * 3 + [pixels], axis=-1)
-    Image.fromarray(clear).save(tmp_path / "t.png")
-    np.testing.assert_array_equal(deploy.read_image(tmp_path / "t.png", note=notes.append), pixels)
-    assert notes == []
-    Image.fromarray(pixels).resize((56, 56), Image.Resampling.NEAREST).save(tmp_path / "b.png")
-    np.testing.assert_array_equal(deploy.read_image(tmp_path / "b.png", note=notes.append), pixels)
-    assert len(notes) == 1 and "resized from 56 x 56" in notes[0]
-    Image.fromarray(255 - pixels).save(tmp_path / "d.jpg")
-    assert deploy.read_image(tmp_path / "d.jpg", note=notes.append).shape == (28, 28)
-    assert "dark on bright" in notes[1]
-
-
-def test_images_that_cannot_be_read(tmp_path, mnist):
-    (tmp_path / "text.png").write_text("no image")
-    Image.fromarray(mnist.test_images[0].numpy()).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:80])
-    Image.new("L", (5000, 10)).save(tmp_path / "wide.png")
-    for name, message in [
-        ("text.png", "not an image"), ("cut.png", "damaged image"), ("wide.png", "at most 4096"),
-        ("none.png", "no such file"), (".", "not a file"),
-    ]:  # fmt: skip
-        with pytest.raises(SqlibError, match=message) as caught:
-            deploy.read_image(tmp_path / name)
-        assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("opset", [-1, 0, 10, 28, 10**9])
+def test_an_opset_that_cannot_say_it_is_refused(tmp_path, opset):
+    with pytest.raises(SqlibError, match=f"opset {opset}: expected 11 .* to 27") as caught:
+        onnx_export.export_onnx(build_model("lenet5", SETUPS["w4a4"]), tmp_path / "model.onnx", opset)
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []

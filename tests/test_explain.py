@@ -224,9 +224,6 @@ def test_what_was_done_to_an_image_is_said(tmp_path, monkeypatch, capsys):
         (["nowhere", "good.png"], ["nowhere", "no such folder"]),
         ([RUNS / "fashion_mnist", "good.png"], ["no result.json", "<setup>/<training>"]),
         ([FP32.parent / "seed1", "good.png"], ["neither model.safetensors nor packed.safetensors"]),
-        ([FP32, "good.png", "gone.png"], ["gone.png", "no such file"]),
-        ([FP32, "good.png", "cut.png"], ["cut.png", "damaged image"]),
-        ([FP32, "good.png", "text.png"], ["text.png", "not an image"]),
         ([FP32, "good.png", "--method", "gradeint"], ["unknown saliency method", "'gradient'"]),
         ([FP32, "good.png", "--method", "deep_lift"], ["PACT"]),
         ([FP32, "good.png", "--surrogate", "straight"], ["unknown surrogate", "'straight_through'"]),
@@ -239,13 +236,34 @@ def test_what_was_done_to_an_image_is_said(tmp_path, monkeypatch, capsys):
 def test_a_mistake_is_one_line_and_nothing_is_written(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "good.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
-    (tmp_path / "text.png").write_text("no picture")
     before = sorted(tmp_path.iterdir())
     code, out, err = run_main(monkeypatch, capsys, *arguments)
     assert (code, out, len(err)) == (2, [], 1), err
     assert all(word in err[0] for word in words), err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_images_behind_a_bad_one_are_explained_and_the_exit_code_tells(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "good.png")
+    picture(tmp_path / "again.png", 1)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("L", (28, 28), 255).save(tmp_path / "blank.png")
+    bad = {"gone.png": "no such file", "cut.png": "damaged image", "text.png": "not an image", "blank.png": "blank"}
+    code, out, err = run_main(monkeypatch, capsys, FP32, "gone.png", "good.png", *list(bad)[1:], "again.png")
+    assert (code, len(out), len(err)) == (1, 2, 4)
+    assert all(line.startswith(f"error: {name}: {words}") for line, (name, words) in zip(err, bad.items(), strict=True))
+    assert sorted(answers(tmp_path)) == ["again_explained.json", "good_explained.json"]
+    assert run_main(monkeypatch, capsys, FP32, "gone.png")[0] == 1
+
+
+def test_the_record_says_whether_an_image_was_inverted(tmp_path):
+    pixels = picture(tmp_path / "bright.png")
+    Image.fromarray(255 - pixels).save(tmp_path / "dark.png")
+    both = explain.explain(W2A2, [tmp_path / "bright.png", tmp_path / "dark.png"])
+    assert [record["image"]["inverted"] for record, _ in both] == [False, True]
+    assert both[0][0]["models"] == both[1][0]["models"]
 
 
 def test_a_sibling_is_the_same_run_of_another_setup_and_nothing_else(tmp_path):

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sqlib import check, claims, config, data, deploy, index, plots, quality_table, runs, sweeps
+from sqlib import check, claims, config, data, deploy, images, index, plots, quality_table, runs, sweeps
 from sqlib.config import PARAMS, SqlibError, load_study
 from sqlib.models import build_model
 from sqlib.stamps import write_stamps
@@ -162,7 +162,7 @@ READERS = {
     "sweep": (Path("params/sweeps/quick.yaml"), lambda path: sweeps.trials(STUDY, sweeps.load_sweep("quick", path.parents[1]))),
     "claims": (Path("params/claims.yaml"), claims.load_claims),
     "idx": (Path("test.idx"), data.read_idx),
-    "image": (Path("image.png"), lambda path: deploy.read_image(path, note=str)),
+    "image": (Path("image.png"), images.read_image),
 }  # fmt: skip
 JSON = [name for name, (path, _) in READERS.items() if path.suffix == ".json"]
 YAML = [name for name, (path, _) in READERS.items() if path.suffix == ".yaml"]

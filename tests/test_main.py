@@ -180,6 +180,84 @@ def test_a_run_folder_stands_for_its_packed_model(tmp_path):
     assert by_file.returncode == 0 and "class 7" in by_file.stdout and by_folder.stdout == by_file.stdout
 
 
+@pytest.mark.slow
+def test_predict_goes_on_and_names_classes(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    from sqlib.data import load
+
+    def predict(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sqlib", "predict", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            command_line.main()
+        said = capsys.readouterr()
+        return stop.value.code, said.out.splitlines(), said.err.splitlines()
+
+    boot, bad, blank = (tmp_path / name for name in ("boot.png", "bad.png", "blank.png"))
+    Image.fromarray(255 - load("fashion_mnist").test_images[0].numpy()).save(boot)
+    bad.write_text("no picture")
+    Image.new("L", (28, 28), 255).save(blank)
+    run = REPOSITORY / "reports/reference/runs/fashion_mnist/lenet/w2a2/standard/seed0"
+    code, out, err = predict(run, bad, boot, blank, boot)
+    assert (code, len(err)) == (1, 4) and out == [f"{boot}: class 9, Ankle boot (99.9%)"] * 2
+    assert [line.startswith("error: ") for line in err] == [True, False, True, False]
+    assert predict(run, boot) == (0, out[:1], err[1:2])
+
+    packed = tmp_path / "packed.safetensors"
+    shutil.copy(run / "packed.safetensors", packed)
+    assert predict(packed, boot)[1] == [f"{boot}: class 9 (99.9%)"]  # one of before they knew their classes, alone
+    (tmp_path / "result.json").write_text("{}")
+    code, out, err = predict(packed, boot)
+    assert (code, out) == (0, [f"{boot}: class 9 (99.9%)"]) and err[0].startswith("the classes have numbers alone: ")
+    runs_packed = tmp_path / "new.safetensors"
+    assert sqlib("pack", str(run), "--output", str(runs_packed)).returncode == 0
+    assert predict(runs_packed, boot)[1] == [f"{boot}: class 9, Ankle boot (99.9%)"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_say_is_replaced(tmp_path, encoding):
+    from PIL import Image
+
+    from sqlib.data import load
+
+    names = ["靴é.png", os.fsdecode(b"b\xff.png"), "weg字.png"]
+    for name in names[:2]:
+        Image.fromarray(load("mnist").test_images[0].numpy()).save(tmp_path / name)
+    for command in (["predict", str(W2A2)], ["explain", "--output", str(tmp_path / "out字"), str(W2A2)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "sqlib", *command, *(str(tmp_path / name) for name in names)],
+            env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
+            cwd=REPOSITORY,
+            capture_output=True,
+            timeout=120,
+        )
+        out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
+        assert (done.returncode, out.count("class 7"), len(err.splitlines())) == (1, 2, 1), err
+    for command in (["train", "靴", "x"], ["data", "靴"], ["export", "靴"], ["plan", "靴"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "sqlib", *command],
+            env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
+            cwd=REPOSITORY,
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.startswith(b"error: ")
+
+
+@pytest.mark.slow
+def test_export_takes_an_opset_and_refuses_one_in_a_line(tmp_path):
+    assert_one_line(sqlib("export", str(W2A2), "--opset", "9", "--output", str(tmp_path / "m.onnx")), "opset 9", "11")
+    sizes = {}
+    for opset in ("13", "21", "25"):
+        path = tmp_path / f"{opset}.onnx"
+        done = sqlib("export", str(W2A2), "--onnx", "--opset", opset, "--output", str(path))
+        assert done.returncode == 0, done.stderr
+        sizes[opset] = path.stat().st_size
+    assert sizes["25"] < sizes["21"] < sizes["13"]
+    assert "--onnx" not in sqlib("export", "--help").stdout
+
+
 def test_a_misspelt_key_that_is_needed_is_named(tmp_path):
     shutil.copytree(REPOSITORY / "params", tmp_path / "params")
     text = (REPOSITORY / "params/smoke.yaml").read_text()
