@@ -90,7 +90,7 @@ test-quick: $(READY)  ## run the tests that need no study, browser or benchmark,
 
 test-faults: $(READY)  ## kill and damage a small study in every way we know, and see it made whole (half an hour; SAMPLE=yes FAULTS=3 for minutes; RECORD=yes writes the figures)
 	@$(PYTHON) -m sqlib data >/dev/null
-	@$(PYTHON) -m pytest -rs -n $(WORKERS) --dist load $(if $(SAMPLE),-m sample) tests/faults
+	@$(PYTHON) -m pytest -rs -n $(WORKERS) $(if $(SAMPLE),-m sample) tests/faults
 
 test-cluster: $(READY)  ## make a small study on a SLURM cluster of two nodes started here, one of them lost half-way (root; Debian's slurm-wlm, munge)
 	@$(PYTHON) -m pytest -rs tests/cluster

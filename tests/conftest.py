@@ -6,23 +6,32 @@ import sys
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from sqlib import config
 from sqlib.data import Dataset
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+class Together(LoadScopeScheduling):
+    """Each test goes to the worker that is free, but for those that share something dear, such as the smoke study."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, test = nodeid.split("/")[-1].split("::", 1)
+        if file == "test_end_to_end.py" or test.startswith(("test_fresh_pages", "test_a_reader_can_walk")):
+            return "smoke"
+        return file if file in SHARING else nodeid
+
+
+SHARING = ("test_browser.py", "test_deploy.py", "test_explain.py", "test_fuzz.py", "test_lab.py", "test_pages.py")
+"""Files whose tests share a browser, a JupyterLab, a network or a page."""
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """What shares something dear stays on one worker; the smoke study, and what waits for it, comes first."""
-    for item in items:
-        shared = [
-            fixture[-1].func.__module__
-            for fixture in item._fixtureinfo.name2fixturedefs.values()
-            if fixture[-1].scope == "module"
-        ]
-        group = "smoke" if "smoke" in item.fixturenames else (shared or [None])[0]
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
+    """What takes longest comes first: the smoke study and what waits for it, then other studies and browsers."""
     items.sort(key=lambda item: ("smoke" not in item.fixturenames, item.get_closest_marker("end_to_end") is None))
 
 
