@@ -380,9 +380,11 @@ def test_a_packed_file_knows_its_classes_and_has_the_same_tensors(trained, tmp_p
     model, path = trained("lenet5", "w4a4")
     names = tuple(f"class {i}, 靴" for i in range(10))
     deploy.pack(model, tmp_path / "named", names)
-    assert deploy.read_packed(tmp_path / "named").classes == deploy.IntegerModel.load(tmp_path / "named").classes == names
+    assert (
+        deploy.read_packed(tmp_path / "named").classes == deploy.IntegerModel.load(tmp_path / "named").classes == names
+    )
     assert split(tmp_path / "named")[1] == split(path)[1]
-    (header, content), (published, _) = split(path), split(PUBLISHED[0])
+    (header, _), (published, _) = split(path), split(PUBLISHED[0])
     assert set(header["__metadata__"]) == {*published["__metadata__"], "table_sha256"}
     lines = [json.dumps([name, entry["dtype"], entry["shape"], entry["data_offsets"]]) + "\n"
              for name, entry in header.items() if name != "__metadata__"]  # fmt: skip

@@ -252,9 +252,7 @@ def with_transparent(image, chunk):
 def put_trns(content, chunk):
     at = content.index(b"IDAT") - 4
     part = b"tRNS" + chunk
-    return (
-        content[:at] + struct.pack(">I", len(chunk)) + part + struct.pack(">I", zlib.crc32(part)) + content[at:]
-    )
+    return content[:at] + struct.pack(">I", len(chunk)) + part + struct.pack(">I", zlib.crc32(part)) + content[at:]
 
 
 def raw_png(rows, depth, colour_type):
