@@ -121,6 +121,22 @@ def test_a_picture_is_read_as_a_viewer_shows_it(pixels, orientation, kind, oblon
     assert f"resized from {shown.shape[1]} x {shown.shape[0]}" in notes
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16", "I;16B", "I", "F", "CMYK", "LAB"])
+def test_every_mode_is_turned(digit, mode):
+    drawn = np.where(digit > 127, 255, 0).astype(np.uint8)
+    if mode in OPAQUE_OF:
+        image, kind = OPAQUE[OPAQUE_OF[mode]][0](drawn), OPAQUE[OPAQUE_OF[mode]][1]
+    else:
+        image, kind = Image.fromarray(drawn).convert(mode), "png"
+    for orientation in range(2, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for suffix in {kind, "tiff"}:
+            found, notes, _ = read(image, kind=suffix, exif=exif)
+            np.testing.assert_array_equal(found, SHOWN[orientation](drawn))
+            assert f"orientation {orientation}" in notes
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_does_not_exist_is_none(digit, orientation):
     exif = Image.Exif()
@@ -166,6 +182,17 @@ OPAQUE = {
     "BMP": (Image.fromarray, "bmp"),
     "PGM": (Image.fromarray, "pgm"),
 }  # fmt: skip
+
+
+OPAQUE_OF = {
+    "P": "P",
+    "I;16": "16 bits, PNG",
+    "I;16B": "16 bits, big-endian",
+    "I": "32 bits",
+    "F": "float",
+    "CMYK": "CMYK",
+    "LAB": "LAB",
+}
 
 
 @pytest.mark.parametrize("mode", OPAQUE)

@@ -1,6 +1,7 @@
 """The command line: every job is listed, every mistake is one line, the driver reads Snakemake rightly."""
 
 import fcntl
+import io
 import os
 import shutil
 import signal
@@ -184,6 +185,7 @@ def test_a_run_folder_stands_for_its_packed_model(tmp_path):
 def test_predict_goes_on_and_names_classes(tmp_path, monkeypatch, capsys):
     from PIL import Image
 
+    from sqlib import deploy
     from sqlib.data import load
 
     def predict(*arguments):
@@ -209,52 +211,50 @@ def test_predict_goes_on_and_names_classes(tmp_path, monkeypatch, capsys):
     (tmp_path / "result.json").write_text("{}")
     code, out, err = predict(packed, boot)
     assert (code, out) == (0, [f"{boot}: class 9 (99.9%)"]) and err[0].startswith("the classes have numbers alone: ")
-    runs_packed = tmp_path / "new.safetensors"
-    assert sqlib("pack", str(run), "--output", str(runs_packed)).returncode == 0
-    assert predict(runs_packed, boot)[1] == [f"{boot}: class 9, Ankle boot (99.9%)"]
+    (tmp_path / "result.json").unlink()
+    deploy.pack(runs.load_model(run), packed, runs.class_names(runs.run_of(run)))
+    assert predict(packed, boot)[1] == [f"{boot}: class 9, Ankle boot (99.9%)"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_what_a_terminal_cannot_say_is_replaced(tmp_path, encoding):
+def test_what_a_terminal_cannot_say_is_replaced(tmp_path, encoding, monkeypatch):
     from PIL import Image
 
     from sqlib.data import load
 
+    def say(*arguments):
+        """(exit code, stdout, stderr) of a command whose streams have the encoding and no way around it."""
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding, "strict") for _ in range(2)]
+        monkeypatch.setattr(sys, "argv", ["sqlib", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdout", streams[0])
+        monkeypatch.setattr(sys, "stderr", streams[1])
+        with pytest.raises(SystemExit) as stop:
+            command_line.main()
+        for stream in streams:
+            stream.flush()
+        return stop.value.code, *(stream.buffer.getvalue().decode(encoding) for stream in streams)
+
     names = ["靴é.png", os.fsdecode(b"b\xff.png"), "weg字.png"]
     for name in names[:2]:
         Image.fromarray(load("mnist").test_images[0].numpy()).save(tmp_path / name)
-    for command in (["predict", str(W2A2)], ["explain", "--output", str(tmp_path / "out字"), str(W2A2)]):
-        done = subprocess.run(
-            [sys.executable, "-m", "sqlib", *command, *(str(tmp_path / name) for name in names)],
-            env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
-            cwd=REPOSITORY,
-            capture_output=True,
-            timeout=120,
-        )
-        out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
-        assert (done.returncode, out.count("class 7"), len(err.splitlines())) == (1, 2, 1), err
+    paths = [tmp_path / name for name in names]
+    for command in (["predict", W2A2], ["explain", "--output", tmp_path / "out字", W2A2]):
+        code, out, err = say(*command, *paths)
+        assert (code, out.count("class 7"), len(err.splitlines())) == (1, 2, 1), err
+        assert ("靴" in out) == (encoding == "utf-8")
     for command in (["train", "靴", "x"], ["data", "靴"], ["export", "靴"], ["plan", "靴"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "sqlib", *command],
-            env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
-            cwd=REPOSITORY,
-            capture_output=True,
-            timeout=120,
-        )
-        assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.startswith(b"error: ")
+        code, _, err = say(*command)
+        assert code == 2 and err.startswith("error: ") and ("靴" in err) == (encoding == "utf-8")
 
 
 @pytest.mark.slow
 def test_export_takes_an_opset_and_refuses_one_in_a_line(tmp_path):
-    assert_one_line(sqlib("export", str(W2A2), "--opset", "9", "--output", str(tmp_path / "m.onnx")), "opset 9", "11")
-    sizes = {}
-    for opset in ("13", "21", "25"):
-        path = tmp_path / f"{opset}.onnx"
-        done = sqlib("export", str(W2A2), "--onnx", "--opset", opset, "--output", str(path))
-        assert done.returncode == 0, done.stderr
-        sizes[opset] = path.stat().st_size
-    assert sizes["25"] < sizes["21"] < sizes["13"]
+    path = tmp_path / "m.onnx"
+    assert_one_line(sqlib("export", str(W2A2), "--opset", "9", "--output", str(path)), "opset 9", "expected 11")
+    done = sqlib(
+        "export", str(W2A2), "--onnx", "--opset", "13", "--output", str(path)
+    )  # --onnx: of before, without effect
+    assert done.returncode == 0 and path.stat().st_size > 180_000, done.stderr
     assert "--onnx" not in sqlib("export", "--help").stdout
 
 
