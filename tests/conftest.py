@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ class Together(LoadScopeScheduling):
     """Each test goes to the worker that is free, but for those that share something dear, such as the smoke study."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file, test = nodeid.split("/")[-1].split("::", 1)
+        path, test = nodeid.split("::", 1)
+        file = Path(path).name
         if file == "test_end_to_end.py" or test.startswith(("test_fresh_pages", "test_a_reader_can_walk")):
             return "smoke"
         return file if file in SHARING else nodeid
