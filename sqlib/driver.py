@@ -1,6 +1,7 @@
 """Driving Snakemake: what is to be made, how long it takes, one line for each finished job, and an orderly end."""
 
 import base64
+import errno
 import fcntl
 import getpass
 import hashlib
@@ -11,15 +12,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlib import runs
 from sqlib.config import REPOSITORY, Run, SqlibError, Study, nearest, read_yaml
-from sqlib.files import write_atomically
+from sqlib.files import UNKNOWN_THERE, cannot_write, touch, write_atomically
 from sqlib.forkserver import die_with_parent
 from sqlib.stamps import write_stamps
 from sqlib.sweeps import Trial, settle, trials_of
@@ -177,6 +179,12 @@ def exclusive(reports: Path) -> Iterator[int]:
                 f"{shown(reports)} is being made by another process{f' ({holder})' if holder else ''}: "
                 "wait for it, or stop it"
             ) from None
+        except OSError as error:  # a mount without locks
+            if error.errno not in {*UNKNOWN_THERE, errno.ENOLCK}:
+                raise SqlibError(f"cannot lock {shown(path)}: {error.strerror}") from None
+            tell(
+                f"{shown(reports)}: no locks on this file system ({error.strerror}): do not start a study twice at once"
+            )
         shutil.rmtree(reports / ".snakemake/locks", ignore_errors=True)
         try:
             os.ftruncate(lock, 0)
@@ -194,8 +202,8 @@ def prepare(study: Study, reports: Path) -> list[str]:
     A result that is damaged or belongs to other parameters or code is taken away; one that is right but looks older
     than its stamp (files copied, clock moved back) is made to look new.
     """
-    said = []
     (reports / "logs").mkdir(parents=True, exist_ok=True)
+    said = bring_to_now(reports)
     write_stamps(study, reports)
     for run in study.runs():
         folder = run.folder(reports)
@@ -209,7 +217,7 @@ def prepare(study: Study, reports: Path) -> list[str]:
         if not fault and (folder / "result.json").stat().st_mtime < (folder / "parameters.json").stat().st_mtime:
             for name in ("model.safetensors", "per_image.safetensors", "result.json", runs.PACKED, "train.html"):
                 if (folder / name).exists():
-                    os.utime(folder / name)
+                    touch(folder / name)
         if not fault and not (runs.is_packed(folder) and newer(folder / "train.html", folder / "notebook.ipynb")):
             (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
     for trial in trials_of(study):
@@ -221,6 +229,33 @@ def prepare(study: Study, reports: Path) -> list[str]:
             (run.folder(reports) / "quality.json").unlink(missing_ok=True)
             said.append(f"{run.id}: {fault}; its maps are measured again")
     return said
+
+
+def bring_to_now(reports: Path) -> list[str]:
+    """Date a study's files that are from the future (a clock was set back) to just before now, in their order; says so.
+
+    Snakemake takes what is made now for older than they are: it would fail after the first job, and overlook new stamps.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=reports, prefix=".now.") as file:  # by the clock of the file system
+            now = os.fstat(file.fileno()).st_mtime_ns
+    except OSError as error:
+        raise cannot_write(reports, error) from None
+    future = []
+    for folder, _, names in os.walk(reports):
+        for path in (os.path.join(folder, name) for name in names):
+            with suppress(OSError):  # a link to nowhere
+                if (at := os.stat(path).st_mtime_ns) > now:
+                    future.append((at, path))
+    before = {at: now - 1000 * place for place, at in enumerate(sorted({at for at, _ in future}, reverse=True))}
+    for at, path in sorted(future):
+        touch(Path(path), before[at])
+    if not future:
+        return []
+    ahead = duration((max(future)[0] - now) / 1e9)
+    return [
+        f"{count(len(future), 'file')} in {shown(reports)} from the future, up to {ahead} (a clock was set back): dated to now"
+    ]
 
 
 def keep_finished(folder: Path, reports: Path) -> None:
