@@ -36,7 +36,7 @@ from typing import IO
 import numpy as np
 import torch
 
-from sqlib.config import SqlibError
+from sqlib.config import REPOSITORY, SqlibError, place
 from sqlib.files import cannot_write, write_atomically
 from sqlib.machine import constant
 
@@ -150,8 +150,7 @@ def source_of(name: str) -> Source:
 
 def default_root() -> Path:
     """Folder of the data: `$SQLIB_DATA` if set, else `data/` beside the sqlib package."""
-    chosen = os.environ.get("SQLIB_DATA")
-    return Path(chosen).expanduser() if chosen else Path(__file__).resolve().parent.parent / "data"
+    return place("SQLIB_DATA", REPOSITORY / "data")
 
 
 # ---- sources: each yields (file key, bytes of the uncompressed IDX, unchecked; or what is wrong with this one file) ----

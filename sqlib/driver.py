@@ -5,6 +5,7 @@ import errno
 import fcntl
 import getpass
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -373,7 +374,9 @@ def predict_jobs(jobs: dict[int, "Job"], wanted: list[Run], tried: list[Trial]) 
 
 def environment() -> dict[str, str]:
     """Of Snakemake and its jobs: sqlib is found whether or not it is installed."""
-    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Its own entries, too, mean the folder in which the command was typed, which is not that of the jobs.
+    given = os.environ.get("PYTHONPATH")
+    path = [str(REPOSITORY), *(os.path.abspath(entry) for entry in (given.split(os.pathsep) if given else []))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
@@ -393,7 +396,9 @@ def logged_errors(log: Path) -> list[str]:
 def last_words(output: str) -> str:
     """The last line of a program's output that says something, or that names an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
-    errors = [line for line in lines if re.match(r"\w*(Error|Exception)\b.*: ?\S", line)]
+    # Snakemake: "NameError in file X, line 3:", and the cause on the next line. Python: "NameError: the cause".
+    told = [after for line, after in itertools.pairwise(lines) if re.match(r"\w*(Error|Exception)\b.*:$", line)]
+    errors = told or [line for line in lines if re.match(r"\w*(Error|Exception)\b.*: ?\S", line)]
     return (errors or lines)[-1][:300]
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sqlib.config import DATASET_NAMES, REPORTS, REPOSITORY, Run, SqlibError, Study, dataset_title, digest
+from sqlib.config import DATASET_NAMES, REPORTS, REPOSITORY, Run, SqlibError, Study, dataset_title, digest, place
 from sqlib.files import reading, write_atomically
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
@@ -85,8 +85,7 @@ SOURCES = {
 
 def reports_root() -> Path:
     """The folder of all reports: `$SQLIB_REPORTS` if set, else `reports/` in the repository."""
-    chosen = os.environ.get("SQLIB_REPORTS")
-    return Path(chosen).expanduser().resolve() if chosen else REPORTS
+    return place("SQLIB_REPORTS", REPORTS)
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
