@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlib import runs
+from sqlib import resources, runs
 from sqlib.config import REPOSITORY, Run, SqlibError, Study, nearest, read_yaml
 from sqlib.files import UNKNOWN_THERE, cannot_write, touch, write_atomically
 from sqlib.forkserver import die_with_parent
@@ -117,6 +117,21 @@ def load_profile(name: str) -> tuple[Path, dict]:
             return folder.resolve(), read_yaml(folder / "config.yaml")
     known = sorted(path.parent.name for path in (REPOSITORY / "profiles").glob("*/config.yaml"))
     raise SqlibError(f"unknown profile '{name}'{nearest(name, known)}")
+
+
+def side_by_side(cores: int, threads: int) -> tuple[int, str]:
+    """(how many jobs of so many threads run at once here, why these are fewer than the cores allow or "")."""
+    slots, fit = max(1, cores // threads), resources.jobs_that_fit()
+    if slots <= fit:
+        return slots, ""
+    have, need = resources.memory() / 1e9, resources.JOB_BYTES / 1e9
+    return fit, f", {count(fit, 'job')} at once (memory is limited to {have:.1f} GB, a job may need {need:g} GB),"
+
+
+def memory_limits(cores: int) -> list[str]:
+    """Snakemake's options by which no more jobs run side by side than have room in memory; none where all cores may work."""
+    fit, need = resources.jobs_that_fit(), resources.JOB_BYTES // 10**6
+    return ["--resources", f"mem_mb={fit * need}", "--default-resources", f"mem_mb={need}"] if fit < cores else []
 
 
 def job_prefix(reports: Path) -> str:
@@ -397,7 +412,7 @@ def last_words(output: str) -> str:
     """The last line of a program's output that says something, or that names an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
     # Snakemake: "NameError in file X, line 3:", and the cause on the next line. Python: "NameError: the cause".
-    told = [after for line, after in itertools.pairwise(lines) if re.match(r"\w*(Error|Exception)\b.*:$", line)]
+    told = [after for line, after in itertools.pairwise(lines) if re.match(r"\w*(Error|Exception)( in .*)?:$", line)]
     errors = told or [line for line in lines if re.match(r"\w*(Error|Exception)\b.*: ?\S", line)]
     return (errors or lines)[-1][:300]
 

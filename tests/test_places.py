@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -46,7 +47,9 @@ def python(*arguments, repository=REPOSITORY, executable=sys.executable, cwd=Non
     return subprocess.run(command, cwd=cwd, env={**kept, **own}, capture_output=True, text=True, timeout=600)
 
 
-WHERE = "from sqlib import config, data, runs; print(data.default_root(), config.PARAMS, runs.reports_root(), sep='\\n')"
+WHERE = (
+    "from sqlib import config, data, runs; print(data.default_root(), config.PARAMS, runs.reports_root(), sep='\\n')"
+)
 
 
 # ---- relative to the caller's folder -----------------------------------------------------------------------------------
@@ -91,7 +94,9 @@ def test_entries_of_the_module_path_mean_the_callers_folder(tmp_path, monkeypatc
 @pytest.mark.end_to_end
 def test_a_study_is_planned_with_parameters_and_reports_named_relatively(tmp_path):
     params_at(tmp_path / "own params")
-    plan = "from sqlib import commands, driver; commands.drive = lambda *a: print(len(a[-1].jobs)) or 0; commands.main()"
+    plan = (
+        "from sqlib import commands, driver; commands.drive = lambda *a: print(len(a[-1].jobs)) or 0; commands.main()"
+    )
     given = {"SQLIB_PARAMS": "own params", "SQLIB_REPORTS": "own reports"}
     done = python("-c", plan, "reproduce", "tiny", cwd=tmp_path, **given)
     assert done.returncode == 0 and int(done.stdout.split()[0]) > 5, done.stderr
@@ -100,7 +105,7 @@ def test_a_study_is_planned_with_parameters_and_reports_named_relatively(tmp_pat
 
 # ---- any printable character ---------------------------------------------------------------------------------------------
 
-ODD = "o'brien {b} {{c}} $HOME `x` %d #1 \"q\" \\n & ;*?[a] ~ ü é"
+ODD = 'o\'brien {b} {{c}} $HOME `x` %d #1 "q" \\n & ;*?[a] ~ ü é'
 PRINTABLE = st.text(st.characters(exclude_categories=("C",), exclude_characters="/"), min_size=1, max_size=20)
 
 
@@ -128,6 +133,7 @@ def odd_copy(tmp_path, name):
     executable.parent.mkdir(parents=True)
     # As a venv does it: a link, and a file that says where the standard library is.
     executable.symlink_to(sys.executable)
-    (root / ".venv/pyvenv.cfg").write_text((REPOSITORY_VENV / "pyvenv.cfg").read_text())
-    (root / ".venv/lib").symlink_to(REPOSITORY_VENV / "lib")
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", root / ".venv")
+    for part in ("lib", "share", "etc"):
+        (root / ".venv" / part).symlink_to(Path(sys.prefix) / part)
     return root, executable
