@@ -354,3 +354,20 @@ def test_a_lock_that_fails_otherwise_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(driver.fcntl, "flock", fail)
     with pytest.raises(SqlibError, match="cannot lock .*: Input/output error"), driver.exclusive(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    "output, cause",
+    [
+        ("SqlibError in file \"/r/Snakefile\", line 14:\n/p/tiny.yaml: no such file\n  File \"x\", line 1, in <module>\n"
+         "Using profile p for setting default command line arguments.\n", "/p/tiny.yaml: no such file"),
+        ("Building DAG of jobs...\nWorkflowError:\nno room\n", "no room"),
+        ("Traceback (most recent call last):\n  File \"x\"\nValueError: nothing in:\n\t/a\n\t/b\n", "ValueError: nothing in:"),
+        ("KeyError: 'x'\nfollowed by words", "KeyError: 'x'"),
+        ("one\ntwo\n\n", "two"),
+        ("NameError in file x, line 3:", "NameError in file x, line 3:"),
+        ("", "it said nothing"),
+    ],
+)  # fmt: skip
+def test_the_last_words_are_the_cause(output, cause):
+    assert driver.last_words(output) == cause

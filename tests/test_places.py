@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,15 +126,67 @@ def test_the_command_of_a_job_starts_this_python_whatever_its_folder_is_called(n
     assert done.stdout.split("\n") == [path, "-m", "sqlib", ""]
 
 
-def odd_copy(tmp_path, name):
-    """(a copy of the repository in a folder of this name, a Python in it)."""
-    root = tmp_path / name
-    copy_to(root)
-    executable = root / ".venv/bin/python"
+@pytest.mark.parametrize("name", ["conda's own {x}", "a b", "a&b;c", "plain"])
+def test_make_calls_a_python_whatever_its_folder_and_what_it_is_told_are_called(tmp_path, name):
+    executable = tmp_path / name / "bin/python"
     executable.parent.mkdir(parents=True)
-    # As a venv does it: a link, and a file that says where the standard library is.
-    executable.symlink_to(sys.executable)
-    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", root / ".venv")
-    for part in ("lib", "share", "etc"):
-        (root / ".venv" / part).symlink_to(Path(sys.prefix) / part)
-    return root, executable
+    executable.write_text('#!/bin/sh\nif [ "$1" = -c ]; then echo yes; else printf \'<%s>\' "$@"; fi\n')
+    executable.chmod(0o755)
+    done = subprocess.run(
+        ["make", "reproduce", "STUDY=it's", "PROFILE=/my profiles/$$x"], cwd=REPOSITORY, capture_output=True, text=True,
+        env={**os.environ, "CONDA_PREFIX": str(tmp_path / name)},
+    )  # fmt: skip
+    assert done.stdout == "<-m><sqlib><reproduce><it's><--profile></my profiles/$x>", done.stderr
+
+
+@pytest.fixture
+def odd_copy(tmp_path):
+    """Function (name) -> (a copy of the repository in a folder of this name, a Python in it)."""
+
+    def make(name):
+        root = tmp_path / name
+        copy_to(root)
+        executable = root / ".venv/bin/python"
+        executable.parent.mkdir(parents=True)
+        executable.symlink_to(sys.executable)  # as a venv does it
+        shutil.copy(Path(sys.prefix) / "pyvenv.cfg", root / ".venv")
+        for part in ("lib", "share", "etc"):
+            if (Path(sys.prefix) / part).exists():
+                (root / ".venv" / part).symlink_to(Path(sys.prefix) / part)
+        return root, executable
+
+    return make
+
+
+@pytest.mark.end_to_end
+def test_a_study_is_planned_in_a_folder_of_any_name(odd_copy):
+    root, executable = odd_copy(ODD)
+    plan = (
+        "from sqlib import commands, driver; commands.drive = lambda *a: print(len(a[-1].jobs)) or 0; commands.main()"
+    )
+    more = {"repository": root, "executable": executable, "cwd": root, "SQLIB_REPORTS": f"reports {ODD}"}
+    done = python("-c", plan, "reproduce", "tiny", **more)
+    assert done.returncode == 0 and int(done.stdout.split()[0]) == 9, done.stderr
+    (root / "params/tiny.yaml").write_text("title: 1\n")
+    done = python("-m", "snakemake", "--snakefile", root / "Snakefile", "--dry-run", "--config", "study=tiny", **more)
+    assert "title = 1: should be a valid string" in driver.last_words(done.stdout + done.stderr)
+
+
+@pytest.mark.end_to_end
+def test_a_study_is_made_in_a_folder_of_any_name_and_again_after_the_clock_was_set_back(odd_copy):
+    name = ODD.translate({ord("{"): None, ord("}"): None})  # papermill puts parameters between braces of a path
+    root, executable = odd_copy(name)
+    reports = root / f"reports {name}/tiny"
+    more = {"repository": root, "executable": executable, "cwd": root, "SQLIB_REPORTS": reports.parent.name}
+    more["SQLIB_DATA"] = "data"
+    done = python("-m", "sqlib", "reproduce", "tiny", **more)
+    assert done.returncode == 0 and (reports / "index.html").exists(), done.stdout + done.stderr
+    assert not (root / "notebooks/data").exists() and not (reports / "data").exists()
+    (reports / "results/tables.json").unlink()
+    ahead = time.time() + 86_400
+    for path in reports.rglob("*"):
+        if path.is_file():
+            os.utime(path, (ahead, ahead))
+    done = python("-m", "sqlib", "reproduce", "tiny", **more)
+    assert done.returncode == 0 and "24 h 00 min (a clock was set back)" in done.stdout, done.stdout + done.stderr
+    assert "trained" not in done.stdout and "made the tables" in done.stdout
