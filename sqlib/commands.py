@@ -20,6 +20,7 @@ from sqlib.config import DATASET_NAMES, REPOSITORY, Run, SqlibError, Study, load
 from sqlib.driver import (
     Progress,
     about,
+    as_pattern,
     cancel_left_over,
     count,
     disk_bytes,
@@ -415,7 +416,7 @@ def reproduce(
         early = None if (reports / "index.html").exists() else surroundings()
         snakemake = [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
-            *("--profile", str(folder), "--directory", str(reports), "--nocolor"),
+            *("--profile", str(stack.enter_context(as_pattern(folder))), "--directory", str(reports), "--nocolor"),
             *(["--cores", str(limit)] if limit else []),
             *(memory_limits(limit) if executor == "local" else []),
             *(["--slurm-jobname-prefix", prefix] if prefix else []),

@@ -4,6 +4,7 @@ import base64
 import errno
 import fcntl
 import getpass
+import glob
 import hashlib
 import itertools
 import math
@@ -117,6 +118,19 @@ def load_profile(name: str) -> tuple[Path, dict]:
             return folder.resolve(), read_yaml(folder / "config.yaml")
     known = sorted(path.parent.name for path in (REPOSITORY / "profiles").glob("*/config.yaml"))
     raise SqlibError(f"unknown profile '{name}'{nearest(name, known)}")
+
+
+@contextmanager
+def as_pattern(folder: Path) -> Iterator[Path]:
+    """A path of a profile's folder that Snakemake finds: it takes it for a pattern, and where `[`, `*` or `?` is in it, it
+    would go on without the profile, and say nothing."""
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="sqlib-") as place:
+        link = Path(place) / "profile"
+        link.symlink_to(folder)
+        yield link
 
 
 def side_by_side(cores: int, threads: int) -> tuple[int, str]:

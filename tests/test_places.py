@@ -1,5 +1,6 @@
 """Folders of any name, named relative to any other: where a study's files are, and the commands that are built from paths."""
 
+import glob
 import os
 import re
 import shutil
@@ -156,6 +157,16 @@ def odd_copy(tmp_path):
         return root, executable
 
     return make
+
+
+@pytest.mark.parametrize("name", ["plain", "a[b]c", "a*", "what?", ODD])
+def test_the_profile_is_found_where_its_path_looks_like_a_pattern(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.yaml").write_text("cores: 1\n")
+    with driver.as_pattern(tmp_path / name) as folder:
+        (found,) = glob.glob(str(folder / "config.yaml"))
+        assert Path(found).read_text() == "cores: 1\n"
+    assert (tmp_path / name / "config.yaml").exists()
 
 
 @pytest.mark.end_to_end
