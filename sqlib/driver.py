@@ -139,7 +139,7 @@ def side_by_side(cores: int, threads: int) -> tuple[int, str]:
     if slots <= fit:
         return slots, ""
     have, need = resources.memory() / 1e9, resources.JOB_BYTES / 1e9
-    return fit, f", {count(fit, 'job')} at once (memory is limited to {have:.1f} GB, a job may need {need:g} GB),"
+    return fit, f" ({count(fit, 'job')} at once: memory is limited to {have:.1f} GB, a job may need {need:g} GB)"
 
 
 def memory_limits(cores: int) -> list[str]:

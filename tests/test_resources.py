@@ -110,7 +110,7 @@ def test_the_study_asks_for_the_cores_that_there_are(monkeypatch):
 def test_no_more_jobs_at_once_than_have_room_and_the_plan_says_why(monkeypatch):
     assert driver.side_by_side(8, 2)[0] <= 4
     monkeypatch.setattr(resources, "memory", lambda root=None: 3.9 * GB)
-    assert driver.side_by_side(4, 1) == (1, ", 1 job at once (memory is limited to 3.9 GB, a job may need 2 GB),")
+    assert driver.side_by_side(4, 1) == (1, " (1 job at once: memory is limited to 3.9 GB, a job may need 2 GB)")
     assert driver.memory_limits(4) == ["--resources", "mem_mb=2000", "--default-resources", "mem_mb=2000"]
     monkeypatch.setattr(resources, "memory", lambda root=None: 64.0 * GB)
     assert driver.side_by_side(4, 1) == (4, "") and driver.memory_limits(4) == []
