@@ -10,6 +10,9 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: help setup data smoke plan reproduce sweeps reports figures publish check lab test test-quick test-faults test-cluster lint bench bench-gpu bench-conda scale elsewhere profile lock clean distclean unlock
 
+# A text as the shell takes it for one word: paths may hold spaces, quotes, anything.
+quoted = '$(subst ','\'',$(1))'
+
 # What these start ends with make, however make ends.
 smoke reproduce sweeps: export SQLIB_MADE_BY_MAKE = 1
 
@@ -28,7 +31,7 @@ unexport UV_SYSTEM_PYTHON UV_BREAK_SYSTEM_PACKAGES UV_TARGET UV_PREFIX UV_PYTHON
 unexport PYTHONHOME PYTHONUSERBASE PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS
 
 # An active conda environment that has the packages in their locked versions is used as it is; else .venv, built on first use.
-CONDA_READY := $(if $(CONDA_PREFIX),$(shell '$(CONDA_PREFIX)/bin/python' -m sqlib.locked && echo yes))
+CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(call quoted,$(CONDA_PREFIX)/bin/python) -m sqlib.locked && echo yes))
 ifeq ($(CONDA_READY),yes)
 BIN := $(CONDA_PREFIX)/bin
 READY :=
@@ -38,14 +41,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCH := .venv/.bench
 endif
-PYTHON := $(BIN)/python
+PYTHON := $(call quoted,$(BIN)/python)
 
 help:  ## list the targets
 	@echo 'Targets (knobs: STUDY=$(STUDY) PROFILE=$(PROFILE) CORES=all):'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## build .venv, every package checked against its hash (other targets do it when needed)
-	@echo 'ready: $(PYTHON)'
+	@echo ready: $(PYTHON)
 
 data: $(READY)  ## fetch and check MNIST and Fashion-MNIST
 	@$(PYTHON) -m sqlib data
@@ -54,28 +57,31 @@ smoke: $(READY)  ## make the small study on real images, in minutes: reports/smo
 	@$(PYTHON) -m sqlib reproduce smoke --sweeps $(if $(CORES),--cores $(CORES))
 
 plan: $(READY)  ## say how many runs STUDY still has to train, and what that costs here in time and disk
-	@$(PYTHON) -m sqlib plan $(STUDY) $(if $(CORES),--cores $(CORES))
+	@$(PYTHON) -m sqlib plan $(call quoted,$(STUDY)) $(if $(CORES),--cores $(CORES))
 
 reproduce: $(READY)  ## make everything of STUDY that is missing or out of date: reports/STUDY/index.html
-	@$(PYTHON) -m sqlib reproduce $(STUDY) --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+	@$(PYTHON) -m sqlib reproduce $(call quoted,$(STUDY)) --profile $(call quoted,$(PROFILE)) $(if $(CORES),--cores $(CORES))
 
 sweeps: $(READY)  ## make the same, and the sweeps that chose STUDY's parameters: which ones, judged on validation images
-	@$(PYTHON) -m sqlib reproduce $(STUDY) --sweeps --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+	@$(PYTHON) -m sqlib reproduce $(call quoted,$(STUDY)) --sweeps --profile $(call quoted,$(PROFILE)) $(if $(CORES),--cores $(CORES))
 
 reports: $(READY)  ## make all pages of STUDY again from the results that are there; trains nothing
-	@$(PYTHON) -m sqlib reports $(STUDY)
+	@$(PYTHON) -m sqlib reports $(call quoted,$(STUDY))
 
 figures: $(READY)  ## draw every figure of STUDY as SVG and PDF too, for print; the pages link to them
-	@$(PYTHON) -m sqlib figures $(STUDY)
+	@$(PYTHON) -m sqlib figures $(call quoted,$(STUDY))
 
 publish: $(READY)  ## copy the complete paper study to reports/reference, which is in git
-	@$(PYTHON) -m sqlib publish $(STUDY)
+	@$(PYTHON) -m sqlib publish $(call quoted,$(STUDY))
 
 check: $(READY)  ## hold the results of STUDY against the published ones, metric by metric
-	@$(PYTHON) -m sqlib check $(STUDY)
+	@$(PYTHON) -m sqlib check $(call quoted,$(STUDY))
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PYTHON) -m sqlib lab
+
+# Its kernels find what SQLIB_DATA and the like name, seen from here.
+lab: export PWD := $(CURDIR)
 
 # Where a browser is missing, what needs one is left out, and that is said; in CI nothing is, so there it fails.
 test: BROWSER = $(or $(CI),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
@@ -130,7 +136,7 @@ distclean: clean  ## clean, and remove the data and .venv too
 	done
 
 unlock: $(READY)  ## remove locks left by a killed run of STUDY (reproduce does so by itself)
-	@$(PYTHON) -m sqlib unlock $(STUDY)
+	@$(PYTHON) -m sqlib unlock $(call quoted,$(STUDY))
 
 # .venv/.uv stands for a working installer, .venv/.ready for a complete environment: each is written last, so a
 # half-built .venv is built again.

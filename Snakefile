@@ -5,6 +5,7 @@
 # made again. All paths are relative to the study's own folder, reports/<study>/, which also holds Snakemake's state:
 # studies do not lock each other.
 import itertools
+import shlex
 import sys
 
 from sqlib.config import load_study
@@ -27,7 +28,8 @@ RETRAINED = STUDY.quality.retrain if STUDY.quality else []
 EXPLANATIONS = [f"explanations_{dataset}" for dataset in STUDY.datasets if MEASURED]
 COMPARISONS = {compare_page(STUDY, d, n): (d, n) for d in STUDY.datasets for n in STUDY.networks}
 # exec: a stopped Snakemake takes its jobs with it, without a shell in between. What a job prints goes to its log.
-JOB = f"SQLIB_JOB=1 exec '{sys.executable}' -m sqlib"
+# Braces are doubled for Snakemake, which puts wildcards in their place; all else that a path may hold is quoted for the shell.
+JOB = f"SQLIB_JOB=1 exec {shlex.quote(sys.executable).replace('{', '{{').replace('}', '}}')} -m sqlib"
 
 
 def epochs(dataset):

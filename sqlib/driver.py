@@ -1,9 +1,12 @@
 """Driving Snakemake: what is to be made, how long it takes, one line for each finished job, and an orderly end."""
 
 import base64
+import errno
 import fcntl
 import getpass
+import glob
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -11,15 +14,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlib import runs
+from sqlib import resources, runs
 from sqlib.config import REPOSITORY, Run, SqlibError, Study, nearest, read_yaml
-from sqlib.files import write_atomically
+from sqlib.files import UNKNOWN_THERE, cannot_write, touch, write_atomically
 from sqlib.forkserver import die_with_parent
 from sqlib.stamps import write_stamps
 from sqlib.sweeps import Trial, settle, trials_of
@@ -116,6 +120,34 @@ def load_profile(name: str) -> tuple[Path, dict]:
     raise SqlibError(f"unknown profile '{name}'{nearest(name, known)}")
 
 
+@contextmanager
+def as_pattern(folder: Path) -> Iterator[Path]:
+    """A path of a profile's folder that Snakemake finds: it takes it for a pattern, and where `[`, `*` or `?` is in it, it
+    would go on without the profile, and say nothing."""
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="sqlib-") as place:
+        link = Path(place) / "profile"
+        link.symlink_to(folder)
+        yield link
+
+
+def side_by_side(cores: int, threads: int) -> tuple[int, str]:
+    """(how many jobs of so many threads run at once here, why these are fewer than the cores allow or "")."""
+    slots, fit = max(1, cores // threads), resources.jobs_that_fit()
+    if slots <= fit:
+        return slots, ""
+    have, need = resources.memory() / 1e9, resources.JOB_BYTES / 1e9
+    return fit, f" ({count(fit, 'job')} at once: memory is limited to {have:.1f} GB, a job may need {need:g} GB)"
+
+
+def memory_limits(cores: int) -> list[str]:
+    """Snakemake's options by which no more jobs run side by side than have room in memory; none where all cores may work."""
+    fit, need = resources.jobs_that_fit(), resources.JOB_BYTES // 10**6
+    return ["--resources", f"mem_mb={fit * need}", "--default-resources", f"mem_mb={need}"] if fit < cores else []
+
+
 def job_prefix(reports: Path) -> str:
     """What the names of a study's SLURM jobs begin with: no other study, and no other copy of this one, has it."""
     name = re.sub(r"[^A-Za-z0-9_-]", "-", reports.name)[:30]
@@ -177,6 +209,12 @@ def exclusive(reports: Path) -> Iterator[int]:
                 f"{shown(reports)} is being made by another process{f' ({holder})' if holder else ''}: "
                 "wait for it, or stop it"
             ) from None
+        except OSError as error:  # a mount without locks
+            if error.errno not in {*UNKNOWN_THERE, errno.ENOLCK}:
+                raise SqlibError(f"cannot lock {shown(path)}: {error.strerror}") from None
+            tell(
+                f"{shown(reports)}: no locks on this file system ({error.strerror}): do not start a study twice at once"
+            )
         shutil.rmtree(reports / ".snakemake/locks", ignore_errors=True)
         try:
             os.ftruncate(lock, 0)
@@ -194,8 +232,8 @@ def prepare(study: Study, reports: Path) -> list[str]:
     A result that is damaged or belongs to other parameters or code is taken away; one that is right but looks older
     than its stamp (files copied, clock moved back) is made to look new.
     """
-    said = []
     (reports / "logs").mkdir(parents=True, exist_ok=True)
+    said = bring_to_now(reports)
     write_stamps(study, reports)
     for run in study.runs():
         folder = run.folder(reports)
@@ -209,7 +247,7 @@ def prepare(study: Study, reports: Path) -> list[str]:
         if not fault and (folder / "result.json").stat().st_mtime < (folder / "parameters.json").stat().st_mtime:
             for name in ("model.safetensors", "per_image.safetensors", "result.json", runs.PACKED, "train.html"):
                 if (folder / name).exists():
-                    os.utime(folder / name)
+                    touch(folder / name)
         if not fault and not (runs.is_packed(folder) and newer(folder / "train.html", folder / "notebook.ipynb")):
             (reports / "index.html").unlink(missing_ok=True)  # the job that writes it makes them, too
     for trial in trials_of(study):
@@ -221,6 +259,33 @@ def prepare(study: Study, reports: Path) -> list[str]:
             (run.folder(reports) / "quality.json").unlink(missing_ok=True)
             said.append(f"{run.id}: {fault}; its maps are measured again")
     return said
+
+
+def bring_to_now(reports: Path) -> list[str]:
+    """Date a study's files that are from the future (a clock was set back) to just before now, in their order; says so.
+
+    Snakemake takes what is made now for older than they are: it would fail after the first job, and overlook new stamps.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=reports, prefix=".now.") as file:  # by the clock of the file system
+            now = os.fstat(file.fileno()).st_mtime_ns
+    except OSError as error:
+        raise cannot_write(reports, error) from None
+    future = []
+    for folder, _, names in os.walk(reports):
+        for path in (os.path.join(folder, name) for name in names):
+            with suppress(OSError):  # a link to nowhere
+                if (at := os.stat(path).st_mtime_ns) > now:
+                    future.append((at, path))
+    before = {at: now - 1000 * place for place, at in enumerate(sorted({at for at, _ in future}, reverse=True))}
+    for at, path in sorted(future):
+        touch(Path(path), before[at])
+    if not future:
+        return []
+    ahead = duration((max(future)[0] - now) / 1e9)
+    return [
+        f"{count(len(future), 'file')} in {shown(reports)} from the future, up to {ahead} (a clock was set back): dated to now"
+    ]
 
 
 def keep_finished(folder: Path, reports: Path) -> None:
@@ -338,7 +403,9 @@ def predict_jobs(jobs: dict[int, "Job"], wanted: list[Run], tried: list[Trial]) 
 
 def environment() -> dict[str, str]:
     """Of Snakemake and its jobs: sqlib is found whether or not it is installed."""
-    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Its own entries, too, mean the folder in which the command was typed, which is not that of the jobs.
+    given = os.environ.get("PYTHONPATH")
+    path = [str(REPOSITORY), *(os.path.abspath(entry) for entry in (given.split(os.pathsep) if given else []))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
@@ -358,7 +425,9 @@ def logged_errors(log: Path) -> list[str]:
 def last_words(output: str) -> str:
     """The last line of a program's output that says something, or that names an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
-    errors = [line for line in lines if re.match(r"\w*(Error|Exception)\b.*: ?\S", line)]
+    # Snakemake: "NameError in file X, line 3:", and the cause on the next line. Python: "NameError: the cause".
+    told = [after for line, after in itertools.pairwise(lines) if re.match(r"\w*(Error|Exception)( in .*)?:$", line)]
+    errors = told or [line for line in lines if re.match(r"\w*(Error|Exception)\b.*: ?\S", line)]
     return (errors or lines)[-1][:300]
 
 

@@ -77,8 +77,7 @@ def execute(
             # Its last words about a dead kernel are said better by the SqlibError below.
             logging.getLogger("papermill").setLevel(logging.CRITICAL)
             papermill.execute_notebook(
-                str(notebook),
-                str(partial),
+                *(str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, partial)),  # it formats them
                 parameters,
                 kernel_name="python3",
                 language="python",

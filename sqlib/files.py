@@ -1,17 +1,22 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlib.config import SqlibError
+
+# What a file system answers that cannot do what it is asked for, whatever the file: some network and FUSE mounts.
+UNKNOWN_THERE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 def write_atomically(path: Path, content: bytes, advice: str = "") -> None:
     """Put `content` at `path` (folders are made) whole and safe on disk, or leave what was there.
 
+    The mode (readable by everyone) is a wish: Windows folders in WSL, CIFS and others refuse to change it.
     Errors (SqlibError, `advice` at its end): the disk is full, the folder is read-only, ...
     """
     path = Path(path)
@@ -24,8 +29,12 @@ def write_atomically(path: Path, content: bytes, advice: str = "") -> None:
             part = Path(file.name)
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o644)
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in UNKNOWN_THERE:
+                    raise
+        wish_mode(part, 0o644)
         os.replace(part, path)
     except BaseException as error:
         if part is not None:
@@ -33,6 +42,33 @@ def write_atomically(path: Path, content: bytes, advice: str = "") -> None:
         if isinstance(error, OSError):
             raise cannot_write(path, error, advice) from None
         raise
+
+
+def wish_mode(path: Path, mode: int) -> None:
+    """Set the mode of a file or folder where the file system lets us; elsewhere it stays what the mount gives it."""
+    with suppress(OSError):
+        os.chmod(path, mode)
+
+
+def touch(path: Path, at: int | None = None) -> None:
+    """Give a file the modification time `at`, in nanoseconds (None: now).
+
+    Only a file's owner may choose a time, and some file systems set none: then it gets the time of now, by being written
+    again if need be. SqlibError if that cannot be done either.
+    """
+    try:
+        os.utime(path, **({} if at is None else {"ns": (at, at)}))
+    except FileNotFoundError:
+        raise
+    except OSError:
+        try:
+            os.utime(path)
+        except OSError as error:
+            try:
+                content = Path(path).read_bytes()
+            except OSError:
+                raise cannot_write(path, error) from None
+            write_atomically(path, content)
 
 
 def cannot_write(path: Path, error: OSError, advice: str = "") -> SqlibError:

@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -74,6 +75,7 @@ FORMS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """What `draw` writes, with what is left out of the file's own description: so it is the same bytes each time."""
 DRAWING = ".drawing"
 KEY = REPOSITORY / ".drawing-key"
+KEY_BYTES = 32
 
 
 def own_key() -> bytes | None:
@@ -83,13 +85,27 @@ def own_key() -> bytes | None:
             with tempfile.NamedTemporaryFile(
                 dir=KEY.parent, prefix=".drawing-key."
             ) as file:  # for its owner's eyes only
-                file.write(os.urandom(32))
+                file.write(os.urandom(KEY_BYTES))
                 file.flush()
-                with suppress(FileExistsError):  # another job was first
+                try:
                     os.link(file.name, KEY)
-        return KEY.read_bytes()
+                except FileExistsError:  # another job was first
+                    pass
+                except OSError:  # no hard links there (FAT, many network mounts): whole but for an instant
+                    with suppress(FileExistsError), open(KEY, "xb", opener=_for_its_owner) as own:
+                        own.write(Path(file.name).read_bytes())
+        for patience in (0.01, 0.1, 1, 0):
+            key = KEY.read_bytes()
+            if len(key) == KEY_BYTES:
+                return key
+            time.sleep(patience)  # another job is just writing it
     except OSError:
-        return None
+        pass
+    return None
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @own_look()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlib import runs
 from sqlib.config import SqlibError, Study
+from sqlib.files import wish_mode
 from sqlib.sweeps import trials_of
 
 LIMIT_BYTES = 15_000_000
@@ -25,7 +26,7 @@ def publish_study(study: Study, reports: Path, target: Path) -> tuple[int, list[
         size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
         if size > LIMIT_BYTES:
             raise SqlibError(f"{size / 1e6:.1f} MB to publish, the limit is {LIMIT_BYTES / 1e6:.0f} MB")
-        fresh.chmod(0o755)
+        wish_mode(fresh, 0o755)
         old = target.parent / f".{target.name}.old"
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sqlib.config import DATASET_NAMES, REPORTS, REPOSITORY, Run, SqlibError, Study, dataset_title, digest
+from sqlib import resources
+from sqlib.config import DATASET_NAMES, REPORTS, REPOSITORY, Run, SqlibError, Study, dataset_title, digest, place
 from sqlib.files import reading, write_atomically
 
 if TYPE_CHECKING:  # torch and pandas take a second or more to import; only the functions that need them pay for it
@@ -85,8 +86,7 @@ SOURCES = {
 
 def reports_root() -> Path:
     """The folder of all reports: `$SQLIB_REPORTS` if set, else `reports/` in the repository."""
-    chosen = os.environ.get("SQLIB_REPORTS")
-    return Path(chosen).expanduser().resolve() if chosen else REPORTS
+    return place("SQLIB_REPORTS", REPORTS)
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
@@ -548,11 +548,15 @@ def notebook_sum(name: str) -> str | None:
 def git_state() -> dict[str, Any] | None:
     """{"revision": commit, "dirty": whether tracked files differ from it}, or None outside git."""
 
+    # Where git is told by variables to look (in a hook, say), it would speak of another repository, wherever it is started.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
-        done.check_returncode()
-        return done.stdout.strip()
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True
+        )
+        return os.fsdecode(done.stdout).removesuffix("\n")
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != REPOSITORY:
@@ -595,8 +599,8 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores this process may use, as `sqlib.resources` finds it."""
+    return resources.cores()
 
 
 def data_sums(dataset: str) -> dict[str, str]:

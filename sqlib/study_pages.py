@@ -1,14 +1,14 @@
 """Which pages a study has: the notebook behind each, where it is kept, and the HTML made of it."""
 
-import math
 import os
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlib import runs
-from sqlib.config import REPOSITORY, Run, SqlibError, Study, dataset_title
+from sqlib.config import REPOSITORY, Run, SqlibError, Study, dataset_title, short
 from sqlib.sweeps import load_sweep
 
 TIME_LIMITS = {"train": 24 * 3600, "page": 3600}  # seconds for a notebook: far more than it needs, but an end
@@ -23,8 +23,11 @@ def time_limit(kind: str) -> float:
         seconds = float(asked)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise SqlibError(f"SQLIB_TIME_LIMIT={asked}: expected a number of seconds, more than 0")
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        longest = f"at most {threading.TIMEOUT_MAX:.0f}"
+        raise SqlibError(
+            f"SQLIB_TIME_LIMIT={short(asked, 80)}: expected a number of seconds, more than 0 and {longest}"
+        )
     return seconds
 
 

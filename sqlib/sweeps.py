@@ -6,7 +6,6 @@ rule by which a default would be changed.
 """
 
 import math
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from sqlib.config import (
     short,
     validate,
 )
-from sqlib.files import reading, write_atomically
+from sqlib.files import reading, touch, write_atomically
 from sqlib.runs import fault, provenance, read_json, read_result, sources_of, to_json
 
 if TYPE_CHECKING:
@@ -333,7 +332,7 @@ def settle(trial: Trial, reports: Path) -> None:
     if not trial.is_current(reports):
         path.unlink()
     elif path.stat().st_mtime < trial.stamp_path(reports).stat().st_mtime:
-        os.utime(path)
+        touch(path)
 
 
 def collect_trials(study: Study, sweep: Sweep, reports: Path) -> "pandas.DataFrame":

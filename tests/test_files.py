@@ -2,11 +2,12 @@
 
 import errno
 import os
+import time
 
 import pytest
 
 from sqlib.config import SqlibError
-from sqlib.files import write_atomically
+from sqlib.files import touch, write_atomically
 
 
 def test_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
@@ -52,3 +53,65 @@ def test_advice_stands_at_the_end_of_the_error(tmp_path):
     (tmp_path / "blocked").write_text("")
     with pytest.raises(SqlibError, match=r"Free some room$"):
         write_atomically(tmp_path / "blocked" / "file", b"new", "Free some room")
+
+
+# ---- file systems that refuse ----------------------------------------------------------------------------------------
+
+REFUSALS = [errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL]
+
+
+def refusing(number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", REFUSALS)
+def test_where_a_mode_cannot_be_set_files_are_written_all_the_same(tmp_path, monkeypatch, number):
+    for name in ("chmod", "fchmod", "lchmod"):
+        monkeypatch.setattr(os, name, refusing(number), raising=False)
+    write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_where_nothing_can_be_flushed_to_disk_files_are_written_all_the_same(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", refusing(number))
+    write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_touch_sets_the_time_it_is_told_else_that_of_now(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    touch(path, 10**18)
+    assert path.stat().st_mtime_ns == 10**18
+    touch(path)
+    assert abs(path.stat().st_mtime - time.time()) < 60
+
+
+@pytest.mark.parametrize("number", REFUSALS)
+@pytest.mark.parametrize("only_a_chosen_time", [True, False])
+def test_where_no_time_can_be_set_a_file_is_touched_by_writing_it(tmp_path, monkeypatch, number, only_a_chosen_time):
+    path, utime = tmp_path / "file", os.utime
+    path.write_bytes(b"content")
+    os.utime(path, (1, 1))
+
+    def refuse(file, *args, ns=None):
+        if ns is not None or not only_a_chosen_time:
+            raise OSError(number, os.strerror(number))
+        utime(file)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    touch(path, 10**18)
+    assert path.read_bytes() == b"content" and abs(path.stat().st_mtime - time.time()) < 60
+
+
+def test_a_file_that_can_be_neither_dated_nor_written_is_one_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    monkeypatch.setattr(os, "utime", refusing(errno.EPERM))
+    monkeypatch.setattr(os, "replace", refusing(errno.EROFS))
+    with pytest.raises(SqlibError, match="cannot write .*file: Read-only file system"):
+        touch(path)

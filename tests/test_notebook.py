@@ -1,9 +1,11 @@
 """What notebooks show and save, as it arrives in the page and on disk."""
 
 import base64
+import errno
 import hmac
 import io
 import json
+import os
 import pickle
 import re
 import zlib
@@ -234,3 +236,28 @@ def test_an_animation_waits_behind_a_control_and_shows_every_picture(shown):
         pictures.add(film.convert("RGB").tobytes())
     assert len(pictures) == 3
     assert not any(plt.fignum_exists(fig.number) for fig in figs)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+def test_where_there_are_no_hard_links_the_key_is_kept_all_the_same(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(notebook, "KEY", tmp_path / "key")
+    monkeypatch.setattr(os, "link", refuse)
+    key = notebook.own_key()
+    assert len(key) == 32 and notebook.own_key() == key == (tmp_path / "key").read_bytes()
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600 and os.listdir(tmp_path) == ["key"]
+
+
+def test_a_key_that_is_half_written_signs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "KEY", tmp_path / "key")
+    monkeypatch.setattr(notebook.time, "sleep", lambda seconds: None)
+    for content in (b"", bytes(31)):
+        (tmp_path / "key").write_bytes(content)
+        assert notebook.own_key() is None
+    waited = []
+    monkeypatch.setattr(
+        notebook.time, "sleep", lambda seconds: waited.append(seconds) or (tmp_path / "key").write_bytes(bytes(32))
+    )
+    assert notebook.own_key() == bytes(32) and len(waited) == 1  # another job was just writing it

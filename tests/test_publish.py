@@ -1,5 +1,7 @@
 """What goes to reports/reference: complete, small enough, without links that lead nowhere."""
 
+import errno
+import os
 import re
 
 import pytest
@@ -126,3 +128,12 @@ def test_no_published_page_names_files_that_are_not_published():
         for files in re.findall(r'<span class="files">(.*?)</p>', page.read_text(), re.DOTALL):
             assert "absent" not in files, page
     assert len(pages) > 20
+
+
+def test_where_no_mode_can_be_set_it_is_published_all_the_same(study, reports, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    target = reports.parent / "reference"
+    assert publish.publish_study(study, reports, target)[0] > 0 and (target / "index.html").exists()

@@ -101,6 +101,64 @@ def test_a_processor_is_told_by_more_than_its_name(monkeypatch, tmp_path, text, 
     assert runs.cpu_version() == expected
 
 
+@pytest.fixture
+def own_and_other(tmp_path, monkeypatch):
+    """(our repository, with one commit; another)."""
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    for name in ("own", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "file").write_text(name)
+        for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", name]):
+            subprocess.run([*git, *command], cwd=folder, env=clean, check=True)
+    monkeypatch.setattr(runs, "REPOSITORY", tmp_path / "own")
+    return tmp_path / "own", tmp_path / "other"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        ["GIT_DIR"],
+        ["GIT_DIR", "GIT_WORK_TREE"],
+        ["GIT_DIR", "GIT_INDEX_FILE"],
+        ["GIT_INDEX_FILE"],
+        ["GIT_OBJECT_DIRECTORY"],
+        ["GIT_COMMON_DIR"],
+        ["GIT_NAMESPACE"],
+    ],
+)
+def test_the_revision_is_ours_wherever_git_is_told_to_look(own_and_other, monkeypatch, variables):
+    own, other = own_and_other
+    expected = runs.git_state()
+    assert len(expected["revision"]) == 40 and expected["dirty"] is False
+    values = {"GIT_DIR": other / ".git", "GIT_WORK_TREE": own, "GIT_INDEX_FILE": other / ".git/index"}
+    values |= {"GIT_OBJECT_DIRECTORY": other / ".git/objects", "GIT_COMMON_DIR": other / ".git", "GIT_NAMESPACE": "x"}
+    for name in variables:
+        monkeypatch.setenv(name, str(values[name]))
+    assert runs.git_state() == expected
+    (own / "file").write_text("changed")
+    assert runs.git_state() == {**expected, "dirty": True}
+
+
+def test_the_revision_is_known_whatever_the_folder_is_called(own_and_other, monkeypatch):
+    expected = runs.git_state()
+    for name in ("o'brien {b} ", "\n", "\udcff"):
+        own = own_and_other[0].rename(own_and_other[1].with_name(name))
+        monkeypatch.setattr(runs, "REPOSITORY", own)
+        assert runs.git_state() == expected
+        own.rename(own_and_other[0])
+
+
+def test_a_copy_without_git_says_nothing(own_and_other, monkeypatch):
+    own, other = own_and_other
+    copy = other / "copy"
+    copy.mkdir()
+    monkeypatch.setattr(runs, "REPOSITORY", copy)
+    monkeypatch.setenv("GIT_DIR", str(own / ".git"))
+    assert runs.git_state() is None
+
+
 def test_provenance_does_without_git(monkeypatch):
     def no_git(*_, **__):
         raise FileNotFoundError("git")

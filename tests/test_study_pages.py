@@ -1,6 +1,7 @@
 """Every page of a study: its place, its command, and what happens when its notebook fails."""
 
 import hashlib
+import threading
 
 import pytest
 from test_index import fake_result
@@ -118,10 +119,16 @@ def test_the_time_limit_of_a_notebook_can_be_set(monkeypatch):
     assert study_pages.time_limit("train") > study_pages.time_limit("page") == 3600
     monkeypatch.setenv("SQLIB_TIME_LIMIT", "90")
     assert study_pages.time_limit("train") == study_pages.time_limit("page") == 90
-    for wrong in ("an hour", "0", "-1", "inf", "nan"):
+    for wrong in ("an hour", "0", "-1", "inf", "nan", "1e10", "1e308", "9" * 400):
         monkeypatch.setenv("SQLIB_TIME_LIMIT", wrong)
-        with pytest.raises(SqlibError, match=f"SQLIB_TIME_LIMIT={wrong}: expected a number of seconds"):
+        with pytest.raises(SqlibError, match=f"SQLIB_TIME_LIMIT={wrong[:80]}.*: expected a number of seconds"):
             study_pages.time_limit("page")
+    monkeypatch.setenv("SQLIB_TIME_LIMIT", f"{threading.TIMEOUT_MAX:.0f}")  # the longest that a timer can wait
+    timer = threading.Timer(study_pages.time_limit("page"), lambda: None)
+    timer.start()
+    timer.join(0.05)
+    assert timer.is_alive()
+    timer.cancel()
 
 
 def test_a_page_names_the_python_it_was_made_with(monkeypatch):
