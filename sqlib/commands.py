@@ -29,6 +29,7 @@ from sqlib.driver import (
     duration,
     environment,
     exclusive,
+    in_order,
     job_prefix,
     load_profile,
     memory_limits,
@@ -89,6 +90,8 @@ def main() -> None:
         say_error(error)
         sys.exit(2)
     except BrokenPipeError:  # its reader has seen enough
+        if os.environ.get("SQLIB_JOB"):
+            raise  # a job writes to its log
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
@@ -359,13 +362,16 @@ def draw_figures(name: StudyName) -> None:
 
     The pages then link to them. Jobs draw PNG alone, which is what pages show.
     """
-    from sqlib.notebook import DRAWING, draw
+    from sqlib.notebook import DRAWING, KEY, draw, own_key
 
     study = load_study(name)
     reports = runs.reports_root() / study.name
     drawings = sorted(path for path in reports.rglob(f"*{DRAWING}") if path.parent.name == "figures")
     if not drawings:
-        raise SqlibError(f"{shown(reports)} holds no figures yet: run 'make reproduce STUDY={name}' first")
+        raise SqlibError(
+            f"{shown(reports)} holds no figures that can be drawn: run 'make reproduce STUDY={name}' first"
+            f"{'' if own_key() else f' (where {shown(KEY)} can be written: it signs them)'}"
+        )
     with exclusive(reports):
         drawn = sum(len(draw(path)) for path in drawings)
         for page in Page.all(study):
@@ -417,7 +423,7 @@ def reproduce(
     reports = runs.reports_root() / study.name
     # On a cluster it is the profile that says how many cores a job may have; here it is this process's own number.
     limit = cores or (runs.usable_cores() if executor == "local" else None)
-    with exclusive(reports) as lock, contextlib.ExitStack() as stack:
+    with in_order(), exclusive(reports) as lock, contextlib.ExitStack() as stack:
         prefix = job_prefix(reports) if executor == "slurm" else ""
         if prefix and (stale := cancel_left_over(prefix)):
             were = "was" if stale == 1 else "were"

@@ -524,28 +524,27 @@ def drive(
 
     begin: called while Snakemake reads its rules, before the first line is printed.
 
-    Ctrl-C, SIGTERM and SIGHUP end Snakemake and its jobs, and leave as KeyboardInterrupt or SystemExit.
+    Ctrl-C, and within `in_order` SIGTERM and SIGHUP, end Snakemake and its jobs and leave as exceptions.
     """
 
-    def stop_on(number, _frame):
-        raise SystemExit(128 + number)
+    def keep(line: str) -> None:
+        try:
+            file.write(line)
+            file.flush()
+        except OSError as error:
+            raise SqlibError(f"cannot write {shown(log)}: {error.strerror}; stopped") from None
 
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in old.items():
-        if handler != signal.SIG_IGN:  # with nohup it is ignored from the start, and stays so
-            signal.signal(number, stop_on)
+    own, listing = os.getpid(), Listing()
     process = subprocess.Popen(
         snakemake, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=True, pass_fds=[lock],
-        preexec_fn=as_child,
+        preexec_fn=lambda: as_child(own),
     )  # fmt: skip
-    listing = Listing()
     try:
         begin()
         with open(log, "w", encoding="utf-8") as file:
             for line in process.stdout:
-                file.write(line)
-                file.flush()
+                keep(line)
                 match listing.feed(line):
                     case "started", number, _:
                         progress.start(number)
@@ -554,22 +553,39 @@ def drive(
                     case "failed", number, _:
                         tell(progress.fail(number))
         return process.wait()
-    except OSError as error:
-        raise SqlibError(f"cannot write {shown(log)}: {error.strerror}; stopped") from None
     except (KeyboardInterrupt, SystemExit):
         done = len(progress.finished)
         tell(f"\nstopped; {done} of {len(progress.jobs)} jobs are done and kept: type the same command to go on")
         raise
     finally:
         end(process)
+
+
+@contextmanager
+def in_order() -> Iterator[None]:
+    """A `with` block that SIGTERM and SIGHUP end as an exception, so that it leaves nothing behind.
+
+    What is ignored from the start, as with nohup, stays ignored.
+    """
+
+    def stop_on(number, _frame):
+        raise SystemExit(128 + number)
+
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in old.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, stop_on)
+    try:
+        yield
+    finally:
         for number, handler in old.items():
             signal.signal(number, handler)
 
 
-def as_child() -> None:
+def as_child(parent: int) -> None:
     """Called in Snakemake's process before it starts: it ends with this one, and can be interrupted (not so behind &)."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    die_with_parent(signal.SIGKILL)
+    die_with_parent(signal.SIGKILL, parent)
 
 
 def tell(line: str | None) -> None:
@@ -577,7 +593,7 @@ def tell(line: str | None) -> None:
     if line is not None:
         try:
             print(line, flush=True)
-        except BrokenPipeError:
+        except OSError:  # a closed pipe, or a terminal that is gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

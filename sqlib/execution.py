@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlib.config import REPOSITORY, SqlibError, nearest
@@ -37,8 +37,6 @@ def execute(
     It runs in the notebook's own folder, on `threads` threads. Raises SqlibError (one line: the cell, its error, the
     file to look at) when a cell raises, the kernel dies, the time is up, or a file of `required` was not written.
     """
-    import nbformat
-
     notebook, output, required = Path(notebook), Path(output), [Path(path) for path in required]
     plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in parameters.items()}
     parameters = json.loads(_json(plain))  # papermill would turn a tuple into a text
@@ -49,10 +47,37 @@ def execute(
         scratch = Path(short_folder())
     except OSError as error:
         raise SqlibError(f"{notebook.name}: no kernel can be started: {error}") from None
+    with _terminable(), _removed(scratch):
+        _execute(notebook, output, parameters, timeout, required, before, threads, scratch)
+
+
+@contextmanager
+def _removed(folder: Path):
+    """A `with` block at whose end the folder is gone."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forked(threads: int, folder: Path, environment: dict[str, str]) -> ForkedKernel | None:
+    """A fork of this process that will be the kernel; None where a fresh one is started."""
+    if why_not_forked(threads):
+        return None
+    try:
+        return ForkedKernel(str(folder), environment)
+    except OSError:  # too many processes, or too little memory: what a fresh one meets, too, it says
+        return None
+
+
+def _execute(notebook, output, parameters, timeout, required, before, threads, scratch) -> None:
+    """What `execute` does in a temporary folder."""
+    import nbformat
+
     partial = scratch / "executed.ipynb"
     folder, environment = notebook.resolve().parent, _kernel_environment(scratch, threads)
     # Forked before anything here has a thread, and before what only this side needs is imported.
-    forked = None if why_not_forked(threads) else ForkedKernel(str(folder), environment)
+    forked = _forked(threads, folder, environment)
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -73,21 +98,20 @@ def execute(
     error = None
     try:
         watchdog.start()
-        with _terminable():
-            # Its last words about a dead kernel are said better by the SqlibError below.
-            logging.getLogger("papermill").setLevel(logging.CRITICAL)
-            papermill.execute_notebook(
-                *(str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, partial)),  # it formats them
-                parameters,
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                autosave_cell_every=0,
-                kernel_manager_class=manager,
-                shutdown_kernel="immediate",  # all it has to leave is written by now; farewells take most of a second
-                # The in-memory history of IPython: two kernels must not meet in one history file.
-                extra_arguments=["--HistoryManager.hist_file=:memory:", "--InteractiveShell.colors=nocolor"],
-            )
+        # Its last words about a dead kernel are said better by the SqlibError below.
+        logging.getLogger("papermill").setLevel(logging.CRITICAL)
+        papermill.execute_notebook(
+            *(str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, partial)),  # it formats them
+            parameters,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            autosave_cell_every=0,
+            kernel_manager_class=manager,
+            shutdown_kernel="immediate",  # all it has to leave is written by now; farewells take most of a second
+            # The in-memory history of IPython: two kernels must not meet in one history file.
+            extra_arguments=["--HistoryManager.hist_file=:memory:", "--InteractiveShell.colors=nocolor"],
+        )
     except PapermillExecutionError as raised:
         error = (raised.ename, raised.evalue)
     except Exception as raised:
@@ -98,8 +122,9 @@ def execute(
         finished.set()
         watchdog.cancel()
         stop_kernels()
+        if forked is not None:  # it waits in vain, where papermill did not come to it
+            forked.kill()
         executed = nbformat.read(partial, as_version=4) if partial.exists() else None
-        shutil.rmtree(scratch, ignore_errors=True)
     if timed_out.is_set():
         error = ("TimeLimit", f"stopped after {timeout:g} s, the time limit of this notebook")
     missing = [str(path) for path in required if _stamp(path) in (None, before[path])]
@@ -201,7 +226,8 @@ def _kernel_manager(scratch: Path, folder: Path, environment: dict[str, str], fo
         def kill_now(self):
             process = getattr(self.provisioner, "process", None)
             if process is not None and process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # the kernel leads its process group
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # the kernel leads its process group
 
     return Manager, kernels
 

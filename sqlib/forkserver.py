@@ -55,12 +55,17 @@ def limits(threads: int) -> dict[str, str]:
     return {f"{library}_NUM_THREADS": str(threads) for library in LIBRARIES}
 
 
-def die_with_parent(number: int) -> None:
-    """Have the system send this process a signal when its parent ends, however that ends (Linux only)."""
+def die_with_parent(number: int, parent: int | None = None) -> None:
+    """Have the system send this process a signal when its parent ends, however that ends (Linux only).
+
+    parent: its process, where known: if that has ended already, the signal is sent at once.
+    """
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, number)  # 1 = PR_SET_PDEATHSIG
+        if parent is not None and os.getppid() != parent:
+            os.kill(os.getpid(), number)
 
 
 def call_itself(name: str) -> None:
@@ -75,8 +80,11 @@ def why_not_forked(threads: int) -> str | None:
     """Why this process must not be forked for work on so many threads, in a few words; None if it may be."""
     if sys.platform != "linux":
         return "not on Linux"
-    if len(os.listdir("/proc/self/task")) > 1:
-        return "threads are running"
+    try:
+        if len(os.listdir("/proc/self/task")) > 1:
+            return "threads are running"
+    except OSError:
+        return "there is no /proc to see threads in"
     if {"numpy", "torch"} & sys.modules.keys():
         if any(os.environ.get(name) != value for name, value in limits(threads).items()):
             return f"libraries were imported for other than {threads} thread{'s' * (threads > 1)}"
@@ -103,29 +111,45 @@ def started(environment: Mapping[str, str], log: Path) -> Iterator[dict[str, str
     if sys.platform != "linux":
         yield dict(environment)
         return
-    folder, process = short_folder(), None
-    address = f"{folder}/fork"
+    folder = process = address = None
+    own = os.getpid()
     try:
         with socket.socket(socket.AF_UNIX) as listener, open(log, "w") as words:
             try:
-                listener.bind(address)
-                listener.listen(64)
-            except OSError as error:  # a file system without sockets
-                words.write(f"no fork server at {address}: {error}\n")
-                address = None
-            else:
+                folder = short_folder()
+                listener.bind(f"{folder}/fork")
+                listener.listen(4096)
                 code = f"from sqlib.forkserver import serve; serve({listener.fileno()})"
                 process = subprocess.Popen(
                     [sys.executable, "-c", code], env={**environment, **limits(1), **KERNEL}, stdin=subprocess.DEVNULL,
                     stdout=words, stderr=words, pass_fds=[listener.fileno()], start_new_session=True,
-                    preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+                    preexec_fn=lambda: die_with_parent(signal.SIGKILL, own),
                 )  # fmt: skip
+                address = f"{folder}/fork"
+            except OSError as error:  # no room, no sockets on this file system, no more processes
+                words.write(f"no fork server: {error}\n")
         yield {**environment, ADDRESS: address} if address else dict(environment)
     finally:
         if process is not None:
-            process.kill()
-            process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+            _end(process)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(process) -> None:
+    """End a fork server and whatever was forked from it: no job is left by now, unless it hears nothing."""
+    import time
+
+    process.kill()
+    process.wait()
+    for _ in range(20):  # a job whose go-between has just been killed is about to end in order
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+            continue
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def serve(descriptor: int) -> None:
@@ -146,8 +170,11 @@ def serve(descriptor: int) -> None:
                 refused = _refusal(asked, code)
                 connection.sendall(json.dumps(refused).encode() + b"\n")
                 if refused is None and connection.recv(1) == b"!" and os.fork() == 0:
-                    listener.close()
-                    _become(asked, files, connection)
+                    try:
+                        listener.close()
+                        _become(asked, files, connection)
+                    finally:
+                        os._exit(1)
             finally:
                 for file in files:
                     os.close(file)
@@ -165,9 +192,9 @@ def _import(names: Sequence[str]) -> None:
 
 def _code() -> list[tuple]:
     """What changes when a module of this package is edited."""
-    return sorted(
-        (file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in os.scandir(os.path.dirname(__file__))
-    )
+    package = Path(__file__).parent
+    files = [*package.glob("*.py"), *(path for path in package.glob("templates/**/*") if path.is_file())]
+    return sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def _refusal(asked: dict, code: list[tuple]) -> str | None:
@@ -185,10 +212,15 @@ def _refusal(asked: dict, code: list[tuple]) -> str | None:
 def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
     """(a request, its standard output and standard error)."""
     data, files, _, _ = socket.recv_fds(connection, 65536, 2)
-    while data and not data.endswith(b"\n"):
-        more = connection.recv(65536)
-        data = data + more if more else b""
-    return json.loads(data), list(files)  # ValueError if it was given up half-way
+    try:
+        while data and not data.endswith(b"\n"):
+            more = connection.recv(65536)
+            data = data + more if more else b""
+        return json.loads(data), list(files)  # ValueError if it was given up half-way
+    except BaseException:
+        for file in files:
+            os.close(file)
+        raise
 
 
 def _become(asked: dict, files: list[int], connection: socket.socket) -> None:
@@ -207,7 +239,6 @@ def _become(asked: dict, files: list[int], connection: socket.socket) -> None:
         os.dup2(file, target)
     os.environ.clear()
     os.environ.update(asked["environment"])
-    os.environ.pop(ADDRESS)
     os.umask(asked["umask"])
     tempfile.tempdir = None
     random.seed()  # what a process of its own takes from the system when it starts
@@ -231,8 +262,9 @@ def _become(asked: dict, files: list[int], connection: socket.socket) -> None:
         traceback.print_exc()
     finally:
         # What it had to leave is on disk by now; to take down a process of this size takes a tenth of a second.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # a full disk: what it did, and how it ended, stands
+                stream.flush()
         with suppress(OSError):
             connection.sendall(bytes([code & 255]))
         os._exit(code & 255)
@@ -243,9 +275,15 @@ def _end_with(connection: socket.socket) -> None:
     import fcntl
 
     def check(_number=None, _frame=None):
-        with suppress(BlockingIOError):
-            if not connection.recv(1):
-                os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            connection.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     connection.setblocking(False)
     signal.signal(signal.SIGIO, check)
@@ -285,9 +323,7 @@ class ForkedKernel:
     def _wait_and_work(read: int, parent: int, folder: str, environment: Mapping[str, str]) -> None:
         import traceback
 
-        die_with_parent(signal.SIGKILL)
-        if os.getppid() != parent:
-            return
+        die_with_parent(signal.SIGKILL, parent)
         os.setsid()
         call_itself("sqlib kernel")
         if _connection is not None:
@@ -311,7 +347,7 @@ class ForkedKernel:
             IPKernelApp.launch_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={parent}"])
             os._exit(0)
         except SystemExit as stop:
-            os._exit(stop.code if isinstance(stop.code, int) else 0)
+            os._exit(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
         except BaseException:
             traceback.print_exc()
 
@@ -323,10 +359,12 @@ class ForkedKernel:
     def poll(self) -> int | None:
         """Its exit code; None while it runs."""
         if self.returncode is None:
-            with suppress(ChildProcessError):
+            try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
-                if pid:
-                    self.returncode = os.waitstatus_to_exitcode(status)
+            except ChildProcessError:  # the system has cleared it away, as where SIGCHLD is ignored
+                pid, status = self.pid, 0
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -365,7 +403,7 @@ def run_there(arguments: list[str]) -> int | None:
     address = os.environ.pop(ADDRESS, None)
     if address is None:
         return None
-    asked = {"arguments": arguments, "environment": {**os.environ, ADDRESS: address}, "folder": os.getcwd()}
+    asked = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
     asked["uninterrupted"] = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     os.umask(umask := os.umask(0o022))
     pid, signals = 0, []
@@ -380,22 +418,33 @@ def run_there(arguments: list[str]) -> int | None:
         connection.settimeout(3 * PATIENCE)  # it may still be importing
         try:
             connection.connect(address)
-            socket.send_fds(connection, [json.dumps({**asked, "umask": umask}).encode() + b"\n"], [1, 2])
+            request = json.dumps({**asked, "umask": umask}).encode() + b"\n"
+            sent = socket.send_fds(connection, [request], [1, 2])
+            connection.sendall(request[sent:])
             refused = json.loads(_line(connection))
         except (OSError, ValueError) as error:
             with suppress(OSError):
-                os.unlink(address)  # no other job need wait for it
+                if not isinstance(error, BlockingIOError):  # so many ask at once
+                    os.unlink(address)  # no other job need wait for it
             refused = f"it does not answer ({type(error).__name__}: {error})"
         if refused is not None:
-            print(f"not forked, in a process of its own: {refused}", file=sys.stderr)
-            return None
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            if (
-                signal.getsignal(number) != signal.SIG_IGN
-            ):  # what is ignored from the start, as with nohup, stays ignored
+            return _not_forked(refused)
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # what is ignored from the start, as with nohup, stays ignored
                 signal.signal(number, pass_on)
-        connection.sendall(b"!")
-        pid = int(_line(connection) or 0)
+        try:
+            connection.sendall(b"!")
+            pid = int(_line(connection) or 0)
+        except OSError:
+            pid = 0
+        if not pid:  # a fork that comes late ends before it has begun, as it cannot say its number
+            connection.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for number in signals:
+                os.kill(os.getpid(), number)
+            return _not_forked("it could not fork (too many processes, or too little memory?)")
         for number in list(signals):
             pass_on(number, None)
         connection.settimeout(None)
@@ -405,6 +454,10 @@ def run_there(arguments: list[str]) -> int | None:
     if not signals:
         print("error: the process of this job was killed (out of memory?)", file=sys.stderr)
     return 128 + (signals or [signal.SIGKILL])[-1]
+
+
+def _not_forked(why: str) -> None:
+    print(f"not forked, in a process of its own: {why}", file=sys.stderr)
 
 
 def _line(connection: socket.socket) -> bytes:

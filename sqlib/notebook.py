@@ -53,8 +53,8 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
     image = png(fig, caption, alt, shown)
     folder = _folders["figures"] if folder is None else Path(folder)
     if folder is not None:
-        for kind in FORMS:  # of what this figure replaces
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+        for suffix in (DRAWING, *(f".{kind}" for kind in FORMS)):  # of what this figure replaces
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
         if key := own_key():
             content = zlib.compress(pickle.dumps((fig, shown)), 1)
             write_atomically(folder / f"{name}{DRAWING}", hmac.digest(key, content, "sha256") + content)

@@ -18,6 +18,10 @@ DROPPED = {
     "PYTHONOPTIMIZE": "takes assertions away",
     "PYTHONWARNINGS": "could make an error of a warning",
     "MATPLOTLIBRC": "how figures look",
+    "MKL_CBWR": "which instructions products take",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "would round float32 to bfloat16",
+    "DNNL_DEFAULT_FPMATH_MODE": "the same",
+    "CUBLAS_WORKSPACE_CONFIG": "the order of sums on a GPU",
     "NVIDIA_TF32_OVERRIDE": "rounds products on a GPU",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "the same",
     # These would put all processes on the same core, or stop one that has nothing to do with them.

@@ -54,15 +54,16 @@ with forkserver.started(dict(os.environ), Path(sys.argv[1])) as environment:
 class Server:
     """A fork server over a copy of the package whose only command is the jobs above."""
 
-    def __init__(self, folder: Path, jobs: str = JOBS):
+    def __init__(self, folder: Path, jobs: str = JOBS, more: str = ""):
         (folder / "sqlib").mkdir(parents=True)
         for name in ("__init__.py", "__main__.py", "forkserver.py"):
             (folder / "sqlib" / name).write_text((REPOSITORY / "sqlib" / name).read_text())
         with open(folder / "sqlib/forkserver.py", "a") as file:
-            file.write('MODULES = ("sqlib.commands",)\nPATIENCE = 1.0\n')
+            file.write(f'MODULES = ("sqlib.commands",)\nPATIENCE = 1.0\n{more}')
         (folder / "sqlib/commands.py").write_text(jobs)
         self.folder, self.log = folder, folder / "forkserver.log"
-        self.environment = {**os.environ, "PYTHONPATH": str(folder), **forkserver.limits(1)}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self.environment = {**kept, "PYTHONPATH": str(folder), **forkserver.limits(1)}
         self.holder = subprocess.Popen(
             [sys.executable, "-c", HOLD, str(self.log)], env=self.environment, cwd=folder, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -197,6 +198,14 @@ def test_a_server_that_is_starved_is_waited_for_once(server):
     os.kill(server.pid, signal.SIGCONT)  # what it was asked for and given up is not made after all
     time.sleep(0.3)
     assert not Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+
+
+def test_a_server_that_cannot_fork_leaves_a_job_to_its_go_between(tmp_path):
+    more = "def none_left():\n    raise BlockingIOError(11, 'too many processes')\n\n\nos.fork = none_left\n"
+    server = Server(tmp_path / "package", more=more)
+    code, _, err = server.run("exit", "4")
+    assert code == 4 and "not forked, in a process of its own: it could not fork" in err
+    server.end()
 
 
 def test_a_server_with_other_code_forks_nothing(server):

@@ -185,7 +185,7 @@ def test_a_study_is_planned_in_a_folder_of_any_name(odd_copy):
 
 @pytest.mark.end_to_end
 def test_a_study_is_made_in_a_folder_of_any_name_and_again_after_the_clock_was_set_back(odd_copy):
-    name = ODD.translate({ord("{"): None, ord("}"): None})  # papermill puts parameters between braces of a path
+    name = ODD
     root, executable = odd_copy(name)
     reports = root / f"reports {name}/tiny"
     more = {"repository": root, "executable": executable, "cwd": root, "SQLIB_REPORTS": reports.parent.name}
