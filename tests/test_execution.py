@@ -100,6 +100,7 @@ def test_unknown_parameter_and_unreadable_notebook(tmp_path):
     assert not (tmp_path / "o.ipynb").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_kernel_ends_with_the_process_that_started_it(tmp_path, number):
     out, scratch = tmp_path / "pid", tmp_path / "t"

@@ -170,6 +170,7 @@ def test_trained_weights_are_not_replaced_by_a_packed_model(tmp_path):
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_folder_stands_for_its_packed_model(tmp_path):
     from PIL import Image
 

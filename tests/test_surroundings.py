@@ -195,6 +195,7 @@ def test_make_installs_whatever_pip_is_told_elsewhere():
 RC = "text.usetex: True\nfont.size: 30\nlines.linewidth: 9\nsavefig.facecolor: red\nfigure.dpi: 30\naxes.grid: True\n"
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_a_users_matplotlibrc(tmp_path):
     code = """
 import sys, hashlib, torch

@@ -460,6 +460,7 @@ def page_of(tmp_path, study, name, accuracy, gini, dead):
     return "\n".join("".join(lines) for lines in data), json.loads(result.read_text())
 
 
+@pytest.mark.slow
 def test_the_page_of_a_sweep_for_clarity(tmp_path):
     gains = {"fraction=0.7": 0.03, "rank=signed": 0.1, "kl_weight=0": -0.05, "baseline": -0.05}
     losses = {"fraction=0.7": 0.003, "rank=signed": 0.02, "baseline": -0.0091}
@@ -485,6 +486,7 @@ def test_the_page_of_a_sweep_for_clarity(tmp_path):
     assert result["answers"][0]["accuracy"]["mean"] < 0 < result["answers"][0]["clarity"]["mean"]
 
 
+@pytest.mark.slow
 def test_the_page_of_a_sweep_for_accuracy(tmp_path):
     page, result = page_of(
         tmp_path, "smoke", "quick",
