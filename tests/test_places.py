@@ -131,7 +131,7 @@ def test_the_command_of_a_job_starts_this_python_whatever_its_folder_is_called(n
 def test_make_calls_a_python_whatever_its_folder_and_what_it_is_told_are_called(tmp_path, name):
     executable = tmp_path / name / "bin/python"
     executable.parent.mkdir(parents=True)
-    executable.write_text('#!/bin/sh\nif [ "$1" = -c ]; then echo yes; else printf \'<%s>\' "$@"; fi\n')
+    executable.write_text('#!/bin/sh\nif [ "$2" = sqlib.locked ]; then exit 0; else printf \'<%s>\' "$@"; fi\n')
     executable.chmod(0o755)
     done = subprocess.run(
         ["make", "reproduce", "STUDY=it's", "PROFILE=/my profiles/$$x"], cwd=REPOSITORY, capture_output=True, text=True,
