@@ -90,7 +90,7 @@ test: $(READY) $(BENCH)  ## run all tests, with the smoke study end to end (minu
 	@$(PYTHON) -m sqlib data >/dev/null
 	@$(PYTHON) -m pytest -rs -n $(WORKERS) $(if $(BROWSER),,-m 'not browser')
 
-test-quick: $(READY)  ## run the tests that need no study, browser or benchmark, in two minutes: what one runs while working
+test-quick: $(READY)  ## run the tests that need no study, browser or benchmark: what one runs while working
 	@$(PYTHON) -m sqlib data >/dev/null
 	@$(PYTHON) -m pytest -q -n $(WORKERS) -m 'not (browser or end_to_end or slow)'
 
