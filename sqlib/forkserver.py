@@ -415,12 +415,13 @@ def run_there(arguments: list[str]) -> int | None:
                 os.kill(pid, number)
 
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(3 * PATIENCE)  # it may still be importing
+        connection.settimeout(6 * PATIENCE)  # it may still be importing, on a busy machine with cold disks
         try:
             connection.connect(address)
             request = json.dumps({**asked, "umask": umask}).encode() + b"\n"
             sent = socket.send_fds(connection, [request], [1, 2])
-            connection.sendall(request[sent:])
+            if sent < len(request):  # to send nothing fails where the server has said no, and hung up
+                connection.sendall(request[sent:])
             refused = json.loads(_line(connection))
         except (OSError, ValueError) as error:
             with suppress(OSError):

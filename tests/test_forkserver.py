@@ -2,7 +2,9 @@
 
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -271,3 +273,24 @@ def test_a_process_with_threads_or_other_limits_is_not_forked():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_refusal_that_comes_with_the_end_of_the_connection_is_read(server, monkeypatch, capsys):
+    """The server answers and hangs up while the go-between has not run on since it sent its request."""
+    send = socket.send_fds
+
+    def send_and_be_answered(connection, *rest):
+        sent = send(connection, *rest)
+        gone_there = select.poll()
+        gone_there.register(connection, select.POLLHUP)
+        assert gone_there.poll(10_000)
+        return sent
+
+    monkeypatch.setattr(socket, "send_fds", send_and_be_answered)
+    monkeypatch.setattr(forkserver, "die_with_parent", lambda number: None)
+    monkeypatch.setenv("SQLIB_JOB", "1")
+    monkeypatch.setenv(forkserver.ADDRESS, server.address)
+    monkeypatch.setenv("SQLIB_OTHER", "than the server's")
+    assert forkserver.run_there(["tell"]) is None
+    assert "is another than the fork server's" in capsys.readouterr().err
+    assert Path(server.address).exists()
