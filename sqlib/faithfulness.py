@@ -74,37 +74,6 @@ def still_right(
     return torch.stack(right)
 
 
-def deletion_curve(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    order: Tensor,
-    fill: str = "corner",
-    fractions: tuple[float, ...] = FRACTIONS,
-) -> Tensor:
-    """Accuracy, 0 to 1, while the first pixels of `order` are replaced by the fill: (len(fractions),).
-
-    Low is better: a faithful map's first pixels are those the model needs. The corner fill's is `metrics.deletion_curve`.
-    Arguments and errors: see `still_right`.
-    """
-    return still_right(model, images, labels, order, fill, "deletion", fractions).double().mean(dim=1)
-
-
-def insertion_curve(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    order: Tensor,
-    fill: str = "corner",
-    fractions: tuple[float, ...] = FRACTIONS,
-) -> Tensor:
-    """Accuracy, 0 to 1, while nothing but the first pixels of `order` is shown on the fill: (len(fractions),).
-
-    High is better: a faithful map's first pixels are enough. Arguments and errors: see `still_right`.
-    """
-    return still_right(model, images, labels, order, fill, "insertion", fractions).double().mean(dim=1)
-
-
 def areas(right: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> Tensor:
     """(N,) `metrics.area_under` of each image's own curve, 0 to 1; their mean is the area under the accuracy curve.
 

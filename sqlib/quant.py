@@ -38,7 +38,7 @@ SAWB_COEFFICIENTS = {
 }
 
 
-def _check_bits(bits: int, lowest: int) -> None:
+def check_bits(bits: int, lowest: int) -> None:
     if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits <= 8:
         raise ValueError(f"bits = {bits!r}: expected an integer from {lowest} to 8")
 
@@ -147,7 +147,7 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
     `carried_codes`.
     Raises ValueError for other bits, and for alpha <= 0 (not checked on a GPU, where looking would stall the device).
     """
-    _check_bits(bits, 1)
+    check_bits(bits, 1)
     alpha = torch.as_tensor(alpha, dtype=torch.float32, device=x.device)
     if alpha.numel() != 1:
         raise ValueError(f"alpha has {alpha.numel()} elements: expected one clip a tensor")
@@ -173,7 +173,7 @@ class PACT(nn.Module):
 
     def __init__(self, bits: int, start: float = 10.0):
         super().__init__()
-        _check_bits(bits, 1)
+        check_bits(bits, 1)
         self.bits = bits
         self.alpha = nn.Parameter(torch.tensor(float(start)))
         self.unclipped = False
@@ -251,7 +251,7 @@ def weight_codes(
     channel (first dimension) has a clip of its own, (out,1,...). `values` is what was rounded: the
     weights themselves, or DoReFa's tanh transform of them; differentiable. Bits 2 to 8; raises ValueError.
     """
-    _check_bits(bits, 2)
+    check_bits(bits, 2)
     zero_aligned = zero_aligned or bits == 8
     if method == "dorefa":
         # DoReFa eq. 9 without its final rounding: tanh squeezes the weights to [-1, 1].
@@ -461,7 +461,7 @@ class _QuantLayer:
 
     def _set_bits(self, bits: int, method: str, zero_aligned: bool, per_channel: bool) -> None:
         if bits != FLOAT:
-            _check_bits(bits, 2)
+            check_bits(bits, 2)
         self.bits, self.method, self.zero_aligned, self.per_channel = bits, method, zero_aligned, per_channel
         # Buffers, so that they follow the model to a device; not part of its state.
         self.register_buffer("fixed_codes", None, persistent=False)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sqlib import metrics
-from sqlib.faithfulness import DIRECTIONS, FILLS, areas, deletion_curve, filled, gap, insertion_curve, still_right
+from sqlib.faithfulness import DIRECTIONS, FILLS, areas, filled, gap, still_right
 from sqlib.metrics import random_order, salient_order
 from sqlib.models import build_model
 
@@ -20,6 +20,16 @@ class Sum(nn.Module):
     def forward(self, images):
         total = images.flatten(1) @ WEIGHTS
         return torch.stack([torch.zeros_like(total), total - THRESHOLD], dim=1)
+
+
+def deletion_curve(model, images, labels, order, fill="corner", fractions=metrics.FRACTIONS):
+    """(len(fractions),) accuracy while the first pixels of the order are replaced."""
+    return still_right(model, images, labels, order, fill, "deletion", fractions).double().mean(dim=1)
+
+
+def insertion_curve(model, images, labels, order, fill="corner", fractions=metrics.FRACTIONS):
+    """(len(fractions),) accuracy while nothing but the first pixels of the order is shown."""
+    return still_right(model, images, labels, order, fill, "insertion", fractions).double().mean(dim=1)
 
 
 @pytest.fixture
