@@ -23,7 +23,7 @@ $(shell mkdir -p '$(HOME)')
 endif
 
 # pip and uv install into .venv and nowhere else, the locked versions and no others, whatever the user has set. Where packages come
-# from (indexes, proxies, certificates) stays theirs. What is dropped for everything else: sqlib/surroundings.py.
+# from (indexes, proxies, certificates) stays theirs. What is dropped for everything else: sqlib/workflow/surroundings.py.
 export PIP_USER := 0
 export PYTHONNOUSERSITE := 1
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT PIP_NO_DEPS PIP_DRY_RUN
@@ -31,7 +31,7 @@ unexport UV_SYSTEM_PYTHON UV_BREAK_SYSTEM_PACKAGES UV_TARGET UV_PREFIX UV_PYTHON
 unexport PYTHONHOME PYTHONUSERBASE PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS
 
 # An active conda environment that has the packages in their locked versions is used as it is; else .venv, built on first use.
-CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(call quoted,$(CONDA_PREFIX)/bin/python) -m sqlib.locked && echo yes))
+CONDA_READY := $(if $(CONDA_PREFIX),$(shell $(call quoted,$(CONDA_PREFIX)/bin/python) -m sqlib.workflow.locked && echo yes))
 ifeq ($(CONDA_READY),yes)
 BIN := $(CONDA_PREFIX)/bin
 READY :=

@@ -8,9 +8,10 @@ import itertools
 import shlex
 import sys
 
-from sqlib.config import load_study
-from sqlib.runs import compare_page, compared_with, reports_root
-from sqlib.sweeps import runs_in, trials_of
+from sqlib.study.parameters import load_study
+from sqlib.places import reports_root
+from sqlib.study.results import compare_page, compared_with
+from sqlib.study.sweeps import runs_in, trials_of
 
 STUDY = load_study(config.get("study", "paper"))
 RUNS = [run.id for run in STUDY.runs()]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from captum.attr import Saliency
 from torch import Tensor, nn
 
-from sqlib.config import Guidance
+from sqlib.training.options import Guidance
 from steps import random_batch
 from timing import Step
 
@@ -22,7 +22,7 @@ LEARNING_RATE = 1.0
 
 
 class Net(nn.Module):
-    """`sgt_cnn` in float, layers named as in `sqlib.models`: images (N,1,28,28) to log-probabilities (N,10)."""
+    """`sgt_cnn` in float, layers named as in `sqlib.networks.network`: images (N,1,28,28) to log-probabilities (N,10)."""
 
     def __init__(self):
         super().__init__()

@@ -29,7 +29,7 @@ def why_not() -> str | None:
 
 
 class Net(nn.Module):
-    """`lenet`, layers named as in `sqlib.models`: images (N,1,28,28) to logits (N,10). Needs Brevitas."""
+    """`lenet`, layers named as in `sqlib.networks.network`: images (N,1,28,28) to logits (N,10). Needs Brevitas."""
 
     def __init__(self):
         import brevitas.nn as qnn

@@ -19,12 +19,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sqlib.config import REPOSITORY, Run, load_study
-from sqlib.data import load
+from sqlib.data.loading import load
 from sqlib.files import write_atomically
-from sqlib.readme import ELSEWHERE, markdown_table, revision, update_readme
-from sqlib.runs import provenance, read_result
-from sqlib.train import fit, measure
+from sqlib.places import REPOSITORY
+from sqlib.study.jobs.train import measure
+from sqlib.study.origin import provenance
+from sqlib.study.parameters import Run, load_study
+from sqlib.study.results import read_result
+from sqlib.training.loop import fit
+from sqlib.workflow.readme import ELSEWHERE, markdown_table, revision, update_readme
 
 OUTPUT = Path(__file__).with_name("elsewhere.json")
 GROUP = "fashion_mnist/lenet/w2a2/standard"

@@ -2,8 +2,8 @@
 
 import torch
 
-from sqlib.config import FLOAT
-from sqlib.models import Network
+from sqlib.networks.network import Network
+from sqlib.quant.bits import FLOAT
 from timing import Step
 
 FLOPS_PER_MAC = 2

@@ -1,9 +1,9 @@
 """What training takes on an NVIDIA GPU: `make bench-gpu`, on a machine with one.
 
-Epochs of `sqlib.train.fit` on all of MNIST's training images, at the study's batch size and at the one of `make bench`, once
-as the study computes them there (whole batches are one replayed CUDA graph) and once step by step. Before that, three
-things are tried: that a step never waits for the GPU; that replaying gives the same weights, to the bit, as computing step by
-step; and that the published networks answer there as they do here.
+Epochs of `sqlib.training.loop.fit` on all of MNIST's training images, at the study's batch size and at the one of `make
+bench`, once as the study computes them there (whole batches are one replayed CUDA graph) and once step by step. Before
+that, three things are tried: that a step never waits for the GPU; that replaying gives the same weights, to the bit, as
+computing step by step; and that the published networks answer there as they do here.
 """
 
 import argparse
@@ -16,14 +16,19 @@ from pathlib import Path
 
 import torch
 
-from sqlib import train
-from sqlib.config import REPOSITORY, Run, SqlibError, load_study
-from sqlib.data import Dataset, load, to_float
+from sqlib import hardware
+from sqlib.checked import SqlibError
+from sqlib.data.loading import load
 from sqlib.files import write_atomically
-from sqlib.machine import device_name, prepare
-from sqlib.models import predict
-from sqlib.readme import GPU, markdown_table, revision, update_readme
-from sqlib.runs import load_model, provenance
+from sqlib.hardware import device_name, prepare
+from sqlib.networks.passes import predict
+from sqlib.places import REPOSITORY
+from sqlib.study.origin import provenance
+from sqlib.study.parameters import Run, load_study
+from sqlib.study.results import load_model
+from sqlib.training import guided, loop
+from sqlib.training.examples import Dataset, to_float
+from sqlib.workflow.readme import GPU, markdown_table, revision, update_readme
 from timing import FEWEST_REPEATS, summary
 
 OUTPUT = Path(__file__).with_name("gpu.json")
@@ -55,30 +60,30 @@ def make_run(
 @contextlib.contextmanager
 def step_by_step() -> Iterator[None]:
     """Nothing is replayed inside."""
-    before, train.replayed = train.replayed, lambda function, argument, generators: function
+    before, hardware.replayed = hardware.replayed, lambda function, argument, generators: function
     try:
         yield
     finally:
-        train.replayed = before
+        hardware.replayed = before
 
 
 def fit(run: Run, data: Dataset, device: torch.device, replay: bool):
     with contextlib.nullcontext() if replay else step_by_step():
-        return train.fit(run, data, device=device)
+        return loop.fit(run, data, device=device)
 
 
 def never_waits(run: Run, device: torch.device) -> None:
     """Raises RuntimeError, from torch, if a step of the run waits for the GPU."""
-    model = train.seeded_model(run, device)
-    optimizer, schedule = train.make_optimizer(model, run, steps=10)
+    model = loop.seeded_model(run, device)
+    optimizer, schedule = loop.make_optimizer(model, run, steps=10)
     pixels = torch.randint(256, (run.parameters.batch_size, 28, 28), dtype=torch.uint8, device=device)
     labels = torch.randint(10, (len(pixels),), device=device)
     noise = torch.Generator(device).manual_seed(0)
     for mode in ("default", "error"):
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            images = to_float(train.shifted(pixels, run.parameters.shift, noise))
-            train.train_step(model, optimizer, images, labels, run, noise)
+            images = to_float(guided.shifted(pixels, run.parameters.shift, noise))
+            loop.train_step(model, optimizer, images, labels, run, noise)
             schedule.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -116,7 +121,7 @@ def epochs(
         "training": training,
         "batch": batch,
         "replayed": replay,
-        "precision": str(train.precision(run, device)).removeprefix("torch."),
+        "precision": str(loop.precision(run, device)).removeprefix("torch."),
         "val_accuracy": history[-1]["val_accuracy"],
         **summary(seconds),
     }

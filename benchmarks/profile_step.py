@@ -10,7 +10,7 @@ import authors
 import brevitas_net
 import steps
 from sqlib.files import write_atomically
-from sqlib.machine import keep_memory
+from sqlib.hardware import keep_memory
 from timing import Step
 
 OUTPUT = Path(__file__).with_name("profile.txt")

@@ -23,13 +23,14 @@ import authors
 import brevitas_net
 import gemm
 import steps
-from sqlib.config import REPOSITORY, load_setup
 from sqlib.files import write_atomically
-from sqlib.machine import bfloat16_units, instructions, keep_memory
-from sqlib.models import build_model
-from sqlib.quant import integers
-from sqlib.readme import BENCHMARKS, markdown_table, revision, update_readme
-from sqlib.runs import provenance
+from sqlib.hardware import bfloat16_units, instructions, keep_memory
+from sqlib.networks.network import build_model
+from sqlib.places import REPOSITORY
+from sqlib.quant.kernels import integers
+from sqlib.study.origin import provenance
+from sqlib.study.parameters import load_setup
+from sqlib.workflow.readme import BENCHMARKS, markdown_table, revision, update_readme
 from timing import BUILDS, FEWEST_REPEATS, Step, alternate, summary
 
 OUTPUT = Path(__file__).with_name("results.json")

@@ -25,15 +25,18 @@ import torch
 import yaml
 
 import steps
-from sqlib.config import PARAMS, REPOSITORY, digest, load_setup, load_study
-from sqlib.driver import pending
-from sqlib.files import write_atomically
-from sqlib.machine import keep_memory
-from sqlib.models import ARCHITECTURES, Architecture, Conv, Network
-from sqlib.readme import SCALE, markdown_table, revision, update_readme
-from sqlib.runs import collect, git_state, provenance, reports_root, to_json
-from sqlib.stamps import write_stamps
-from sqlib.train import make_optimizer, train_step
+from sqlib.checked import digest
+from sqlib.files import to_json, write_atomically
+from sqlib.hardware import keep_memory
+from sqlib.networks.network import ARCHITECTURES, Architecture, Conv, Network
+from sqlib.places import PARAMS, REPOSITORY, reports_root
+from sqlib.study.origin import git_state, provenance
+from sqlib.study.parameters import load_setup, load_study
+from sqlib.study.results import collect
+from sqlib.training.loop import make_optimizer, train_step
+from sqlib.workflow.readme import SCALE, markdown_table, revision, update_readme
+from sqlib.workflow.snakemake import pending
+from sqlib.workflow.stamps import write_stamps
 from timing import BUILDS, FEWEST_REPEATS, Step, steadily, summary
 
 OUTPUT = Path(__file__).with_name("scale.json")

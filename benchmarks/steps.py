@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from sqlib import quant
-from sqlib.config import Evaluation, Guidance, Run, Training, load_setup
-from sqlib.data import to_float
-from sqlib.machine import bfloat16_units
-from sqlib.train import make_optimizer, seeded_model, train_step
+from sqlib.hardware import bfloat16_units
+from sqlib.quant import kernels
+from sqlib.study.parameters import Evaluation, Run, Training, load_setup
+from sqlib.training.examples import to_float
+from sqlib.training.loop import make_optimizer, seeded_model, train_step
+from sqlib.training.options import Guidance
 from timing import Step
 
 PRECISIONS = ("float32", "bfloat16")
@@ -45,7 +46,7 @@ def make_run(
 def ours(
     network: str, setup: str, training: str, batch: int, guidance: Guidance | None = None, precision: str = "float32"
 ) -> Step:
-    """One `sqlib.train.train_step`, optimiser included."""
+    """One `sqlib.training.loop.train_step`, optimiser included."""
     run = make_run(network, setup, training, batch, guidance, precision)
     images, labels = random_batch(batch)
     model = seeded_model(run)
@@ -58,10 +59,10 @@ def without_integers(step: Step) -> Step:
     """The same step with its convolutions of codes computed in floating point."""
 
     def call() -> None:
-        before, quant.integers = quant.integers, lambda: False
+        before, kernels.integers = kernels.integers, lambda: False
         try:
             step()
         finally:
-            quant.integers = before
+            kernels.integers = before
 
     return call

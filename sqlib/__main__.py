@@ -2,12 +2,12 @@
 
 import sys
 
-from sqlib import forkserver
+from sqlib.workflow import forkserver
 
 if __name__ == "__main__":
     code = forkserver.run_there(sys.argv[1:])
     if code is None:
-        from sqlib.commands import main
+        from sqlib.workflow.commands import main
 
         main()
     sys.exit(code)

@@ -1,13 +1,16 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and JSON."""
 
 import errno
+import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from sqlib.config import SqlibError
+from sqlib.checked import SqlibError
 
 # What a file system answers that cannot do what it is asked for, whatever the file: some network and FUSE mounts.
 UNKNOWN_THERE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -86,3 +89,38 @@ def reading(path: Path) -> Iterator[None]:
         raise SqlibError(
             f"{path}: damaged: not the content expected there ({type(error).__name__}: {reason})"
         ) from None
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------------------
+def to_json(value: Any) -> bytes:
+    """JSON of `value`, indented, with NaN and infinity (which JSON does not have) as null."""
+    return (json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if hasattr(value, "item"):  # a number of numpy or torch
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; SqlibError if it is missing, unreadable or not an object."""
+    try:
+        content = json.loads(Path(path).read_bytes(), parse_constant=_no_number)
+    except FileNotFoundError:
+        raise SqlibError(f"{path}: no such file") from None
+    except OSError as error:
+        raise SqlibError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SqlibError(f"{path}: damaged, not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise SqlibError(f"{path}: damaged, expected an object, found {type(content).__name__}")
+    return content

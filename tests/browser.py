@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from sqlib.config import REPOSITORY
+from sqlib.places import REPOSITORY
 
 SCREENSHOTS = REPOSITORY / "build/screenshots"
 """Here the tests leave pictures of what they saw, for people to look at."""

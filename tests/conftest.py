@@ -9,8 +9,10 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from sqlib import config
-from sqlib.data import Dataset
+from sqlib import places
+from sqlib.quant.bits import LayerBits, Setup
+from sqlib.study.parameters import Evaluation, Run, Training
+from sqlib.training.examples import Dataset
 
 
 class Together(LoadScopeScheduling):
@@ -24,7 +26,7 @@ class Together(LoadScopeScheduling):
         return file if file in SHARING else nodeid
 
 
-SHARING = ("test_browser.py", "test_deploy.py", "test_explain.py", "test_fuzz.py", "test_lab.py", "test_pages.py")
+SHARING = ("test_browser.py", "test_deploy.py", "test_explain.py", "test_fuzz.py", "test_html.py", "test_lab.py")
 """Files whose tests share a browser, a JupyterLab, a network or a page."""
 
 
@@ -49,8 +51,8 @@ def make_setup():
     """Function (weights, activations, **more) -> Setup."""
 
     def make(weights, activations, **more):
-        default = config.LayerBits(weights=weights, activations=activations)
-        return config.Setup(name=f"w{weights}a{activations}", title="test", default=default, **more)
+        default = LayerBits(weights=weights, activations=activations)
+        return Setup(name=f"w{weights}a{activations}", title="test", default=default, **more)
 
     return make
 
@@ -61,7 +63,7 @@ def make_run(make_setup):
 
     def make(bits=2, training="standard", seed=0, epochs=1, network="lenet5", **parameters):
         parameters = {"batch_size": 50, "images": 200, "validation_images": 20, **parameters}
-        return config.Run(
+        return Run(
             dataset="mnist",
             network=network,
             setup=make_setup(bits, bits),
@@ -69,8 +71,8 @@ def make_run(make_setup):
             seed=seed,
             epochs=epochs,
             threads=1,
-            parameters=config.Training(epochs=epochs, **parameters),
-            evaluation=config.Evaluation(images=30, faithfulness_images=10),
+            parameters=Training(epochs=epochs, **parameters),
+            evaluation=Evaluation(images=30, faithfulness_images=10),
         )
 
     return make
@@ -113,7 +115,7 @@ def reproduce():
         return subprocess.run(
             [sys.executable, "-m", "sqlib", "reproduce", "smoke", "--sweeps"],
             env={**os.environ, "SQLIB_REPORTS": str(reports)},
-            cwd=config.REPOSITORY,
+            cwd=places.REPOSITORY,
             capture_output=True,
             text=True,
             timeout=1800,

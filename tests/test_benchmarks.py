@@ -21,12 +21,16 @@ import run as benchmark
 import scale
 import steps
 import timing
-from sqlib import quant, runs, train
-from sqlib.config import REPOSITORY, load_setup, load_study
-from sqlib.machine import bfloat16_units, replayed
-from sqlib.models import ARCHITECTURES, build_model
-from sqlib.readme import BENCHMARKS, ELSEWHERE, GPU, SCALE
-from sqlib.saliency import explain_pass, mask_least_salient
+from sqlib import hardware
+from sqlib.hardware import bfloat16_units, replayed
+from sqlib.maps.masking import explain_pass, mask_least_salient
+from sqlib.networks.network import ARCHITECTURES, build_model
+from sqlib.places import REPOSITORY
+from sqlib.quant import kernels
+from sqlib.study.origin import provenance
+from sqlib.study.parameters import load_setup, load_study
+from sqlib.study.results import read_result
+from sqlib.workflow.readme import BENCHMARKS, ELSEWHERE, GPU, SCALE
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +144,7 @@ def test_quick_run_writes_every_ratio(tmp_path, capsys, monkeypatch):
         "gemm_fraction": ["lenet", "sgt_cnn"],
         "float32_over_bfloat16": ["lenet/w4a4/standard", "lenet/w4a4/saliency_guided"] if precisions[1:] else [],
         "float_over_integers": [f"{n}/{t}" for n in ("lenet", "sgt_cnn") for t in ("standard", "saliency_guided")]
-        if quant.integers()
+        if kernels.integers()
         else [],
     }
     for ratio, entry in results["ratios"].items():
@@ -165,9 +169,9 @@ def test_quick_run_writes_every_ratio(tmp_path, capsys, monkeypatch):
 
 def test_a_step_without_integers_has_none_and_leaves_them_on(monkeypatch):
     seen = []
-    monkeypatch.setattr(quant, "integers", lambda: True)
-    steps.without_integers(lambda: seen.append(quant.integers()))()
-    assert seen == [False] and quant.integers()
+    monkeypatch.setattr(kernels, "integers", lambda: True)
+    steps.without_integers(lambda: seen.append(kernels.integers()))()
+    assert seen == [False] and kernels.integers()
 
 
 def test_too_few_repeats_are_refused(capsys):
@@ -243,7 +247,7 @@ def test_the_brevitas_network_has_our_layers():
 
 def test_what_differs_elsewhere_is_held_against_the_same_seed_and_the_published_numbers(tmp_path):
     seeds = [run.seed for run in elsewhere.runs()]
-    published = {run.seed: runs.read_result(run.folder(REPOSITORY / "reports/reference")) for run in elsewhere.runs()}
+    published = {run.seed: read_result(run.folder(REPOSITORY / "reports/reference")) for run in elsewhere.runs()}
     for variant in elsewhere.VARIANTS:
         for seed in seeds:
             metrics = {name: published[seed]["metrics"][name] for name in elsewhere.METRICS}
@@ -261,7 +265,7 @@ def test_what_differs_elsewhere_is_held_against_the_same_seed_and_the_published_
     assert all(not entry["same_weights"] and entry["answers_that_differ"] == 0.1 for entry in single)
     assert [round(entry["change"]["gini"], 9) for entry in single] == [0.25] * 3
     assert results["seeds"]["answers_that_differ"] == [1.0] * 3
-    text = elsewhere.table({**results, "provenance": runs.provenance(0.0)})
+    text = elsewhere.table({**results, "provenance": provenance(0.0)})
     assert "| two threads | 3 of 3 | 0.0, 0.0, 0.0 |" in text and "+0.250, +0.250, +0.250" in text
 
 
@@ -304,8 +308,8 @@ def test_what_is_timed_on_a_gpu_is_the_study():
 
 def test_inside_step_by_step_nothing_is_replayed():
     with gpu.step_by_step():
-        assert train.replayed("the function", None, ()) == "the function"
-    assert train.replayed is replayed
+        assert hardware.replayed("the function", None, ()) == "the function"
+    assert hardware.replayed is replayed
 
 
 @pytest.mark.parametrize(
@@ -379,7 +383,7 @@ def test_all_parts_are_measured_where_none_is_named_and_none_where_one_is_unknow
 @pytest.mark.parametrize("planning, verdict", [(120.0, "yes"), (120.1, "**no**")])
 def test_what_was_asked_is_asked_of_the_largest_graph_only(planning, verdict):
     row = {"runs": 9_984, "stamps": 1.0, "planning": planning, "collecting": 60.1}
-    results = {"graph": [{**row, "runs": 960, "planning": 999.0}, row], "provenance": {"graph": runs.provenance(0.0)}}
+    results = {"graph": [{**row, "runs": 960, "planning": 999.0}, row], "provenance": {"graph": provenance(0.0)}}
     small, large = (line for line in scale.table(results).splitlines() if line.startswith(("| 960", "| 9,984")))
     assert "at most" not in small
     assert f"at most 120: {verdict}" in large and "at most 60: **no**" in large

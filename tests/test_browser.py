@@ -7,9 +7,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from browser import chromium, opened, picture, scrolls_sideways, violations
 
-from sqlib.config import REPOSITORY, load_study
-from sqlib.pages import PAGE_LIMIT, TEMPLATES
-from sqlib.study_pages import Page
+from sqlib.places import REPOSITORY
+from sqlib.report.html import PAGE_LIMIT, TEMPLATES
+from sqlib.study.parameters import load_study
+from sqlib.workflow.pages import Page
 
 pytestmark = pytest.mark.browser
 

@@ -5,9 +5,9 @@ import re
 import pytest
 import typer
 
-from sqlib.claims import load_claims
-from sqlib.commands import app
-from sqlib.config import REPOSITORY
+from sqlib.places import REPOSITORY
+from sqlib.study.claims import load_claims
+from sqlib.workflow.commands import app
 
 PAGES = [REPOSITORY / name for name in ("README.md", "REPRODUCING.md")] + sorted((REPOSITORY / "docs").glob("*.md"))
 MAKEFILE = (REPOSITORY / "Makefile").read_text()

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-from sqlib import runs
-from sqlib.config import REPOSITORY, load_study
+from sqlib import files
+from sqlib.places import REPOSITORY
+from sqlib.study import results
+from sqlib.study.parameters import load_study
 
 pytestmark = pytest.mark.end_to_end
 STUDY = load_study("smoke")
@@ -30,9 +32,9 @@ def test_every_run_has_its_result_model_notebook_and_page(smoke):
     folder, _ = smoke
     for run in STUDY.runs():
         place = run.folder(folder)
-        assert runs.fault(place) is None
-        assert runs.run_of(place) == run
-        assert runs.load_model(place) is not None
+        assert results.fault(place) is None
+        assert results.run_of(place) == run
+        assert results.load_model(place) is not None
         for name in ("notebook.ipynb", "train.html", "saliency.ipynb", "saliency.html"):
             assert (place / name).stat().st_size > 1000
 
@@ -60,7 +62,7 @@ def test_the_table_of_runs(smoke):
     folder, _ = smoke
     with open(folder / "results/runs.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0])[: len(runs.FIRST_COLUMNS)] == runs.FIRST_COLUMNS
+    assert tuple(rows[0])[: len(results.FIRST_COLUMNS)] == results.FIRST_COLUMNS
     assert len(rows) == 16
     for row in rows:
         assert 0.3 < float(row["test_accuracy"]) <= 1, row  # learned something: chance is 0.1
@@ -71,7 +73,7 @@ def test_the_table_of_runs(smoke):
 def test_what_is_deployed_answers_as_what_was_trained(smoke):
     folder, _ = smoke
     for dataset in STUDY.datasets:
-        found = runs.read_json(folder / f"results/deployed_{dataset}.json")
+        found = files.read_json(folder / f"results/deployed_{dataset}.json")
         assert len(found) == 3 * 2  # setups without a float layer, both trainings
         for forms in found.values():
             assert forms["packed"]["same_predictions"] == forms["packed"]["images"] == STUDY.evaluation.images
@@ -89,12 +91,12 @@ def test_the_post_training_baseline_stands_beside_the_quantised_runs(smoke):
 def test_the_maps_are_held_against_controls(smoke):
     folder, _ = smoke
     for run in STUDY.quality_runs():
-        found = runs.read_json(run.folder(folder) / "quality.json")
+        found = files.read_json(run.folder(folder) / "quality.json")
         assert found["parameters"]["images"] == STUDY.quality.images
         # One seed has no other float network to agree with; a quantised run has the float one.
         assert len(found["agreement"]) == (0 if run.setup.is_float else 1)
     for dataset in STUDY.datasets:
-        found = runs.read_json(folder / f"results/explanations_{dataset}.json")
+        found = files.read_json(folder / f"results/explanations_{dataset}.json")
         assert len(found["points"]) == len(found["runs"]) == 4
         assert len(found["changed"]["most"]) == len(found["changed"]["least"]) > 0
     page = (folder / "tables.html").read_text()
@@ -103,7 +105,7 @@ def test_the_maps_are_held_against_controls(smoke):
 
 def test_the_sweep_has_its_page_and_its_trials(smoke):
     folder, _ = smoke
-    result = runs.read_json(folder / "results/sweep_quick.json")
+    result = files.read_json(folder / "results/sweep_quick.json")
     assert len(result["trials"]) == 3
     assert result["defaults"] == {"clip_start": "10"}
 
@@ -124,14 +126,14 @@ def test_a_missing_page_is_made_again_and_costs_no_training(smoke, reproduce):
     folder, _ = smoke
     place = STUDY.runs()[0].folder(folder)
     trained = (place / "result.json").stat().st_mtime_ns
-    packed = (place / runs.PACKED).read_bytes()
-    for name in ("train.html", runs.PACKED):
+    packed = (place / results.PACKED).read_bytes()
+    for name in ("train.html", results.PACKED):
         (place / name).unlink()
     done = reproduce(folder.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 runs to train, 1 page to make" in done.stdout
     assert (place / "train.html").exists()
-    assert (place / runs.PACKED).read_bytes() == packed
+    assert (place / results.PACKED).read_bytes() == packed
     assert (place / "result.json").stat().st_mtime_ns == trained
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sqlib.config import REPOSITORY
-from sqlib.data import OFFICIAL_NAMES, default_root, fetch, idx_header, read_idx
+from sqlib.data.datasets import OFFICIAL_NAMES, default_root, idx_header
+from sqlib.data.fetch import fetch
+from sqlib.data.loading import read_idx
+from sqlib.places import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/extending.md").read_text()
 SECTIONS = {

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sqlib.config import SqlibError
+from sqlib.checked import SqlibError
 from sqlib.files import touch, write_atomically
 
 

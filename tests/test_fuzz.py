@@ -18,10 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sqlib import check, claims, config, data, deploy, images, index, plots, quality_table, runs, sweeps
-from sqlib.config import PARAMS, SqlibError, load_study
-from sqlib.models import build_model
-from sqlib.stamps import write_stamps
+from sqlib import files
+from sqlib.checked import SqlibError
+from sqlib.data import datasets, images, loading
+from sqlib.deploy import integer, packed
+from sqlib.networks.network import build_model
+from sqlib.places import PARAMS
+from sqlib.report import front_page, plots, quality_table
+from sqlib.study import claims, parameters, results, sweeps
+from sqlib.study.parameters import load_study
+from sqlib.workflow import check
+from sqlib.workflow.stamps import write_stamps
 
 STUDY = load_study("smoke")
 RUN = STUDY.run("mnist/lenet/w2a2/standard/seed0")
@@ -72,7 +79,7 @@ def whole(tmp_path_factory):
     values = {"correct": torch.ones(5), "gini": torch.rand(5)}
     metrics = {"val_accuracy": 0.5, "test_accuracy": 0.4, "gini": 0.5, "random_auc": 0.5, "deletion_auc": 0.4}
     history = [{"epoch": epoch + 1} for epoch in range(RUN.epochs)]
-    runs.save_run(folder, RUN, model, history, metrics, {"fractions": [0.0]}, values, time.time() - 2)
+    results.save_run(folder, RUN, model, history, metrics, {"fractions": [0.0]}, values, time.time() - 2)
     mean = {"mean": 0.5, "n": 5}
     sanity = {"spearman": mean, "spearman_foreground": mean, "flagged": False, "flagged_foreground": True}
     method = {"clarity": {"gini": mean}, "faithfulness": {"mean": {"deletion": {"gap": mean}}}, "sanity": sanity}
@@ -80,7 +87,7 @@ def whole(tmp_path_factory):
         "run": RUN.id, "fractions": [0.0, 0.1], "parameters": {"images": 5}, "random_curves": {"mean": {"deletion": [1.0]}},
         "methods": {"gradient": {"straight_through": method}}, "agreement": {"x": {"straight_through": {"ssim": mean}}},
     }  # fmt: skip
-    (folder / "quality.json").write_bytes(runs.to_json(quality))
+    (folder / "quality.json").write_bytes(files.to_json(quality))
     shutil.copy(folder / "per_image.safetensors", folder / "quality.safetensors")
     part = {"label": "w2a2", "effect": -0.1, "low": None, "high": 0.1}
     row = {
@@ -88,22 +95,22 @@ def whole(tmp_path_factory):
         "parts": [part], "beside": [part], "margin": 0.1,
     }  # fmt: skip
     (reports / "results").mkdir()
-    (reports / "results/claims.json").write_bytes(runs.to_json([row]))
+    (reports / "results/claims.json").write_bytes(files.to_json([row]))
     history = [{"seconds": 1.0, "val_accuracy": 0.5, "val_dead_map_rate": 0, "val_gini": 0.5, "clips": {"conv1": 2.0}}]
     for trial in sweeps.trials_of(STUDY):
         trial.path(reports).parent.mkdir(parents=True, exist_ok=True)
         content = {"runs": [run.model_dump(mode="json") for run in trial.runs], "stamp": trial.stamp()}
-        trial.path(reports).write_bytes(runs.to_json({**content, "seeds": [{"seed": 0, "history": history}]}))
+        trial.path(reports).write_bytes(files.to_json({**content, "seeds": [{"seed": 0, "history": history}]}))
     shutil.copytree(PARAMS, reports / "params")
     shutil.copytree(reports / "runs", reports / "old/runs")
     rounded = {"accuracy": 0.5, "dead_map_rate": 0.0, "gini": 0.5}
     (reports / "results/post_training_mnist.json").write_bytes(
-        runs.to_json({RUN.id.replace("w2a2", "fp32"): {"w2a2": rounded}})
+        files.to_json({RUN.id.replace("w2a2", "fp32"): {"w2a2": rounded}})
     )
     form = {"images": 5, "same_predictions": 5, "largest_relative": 1e-6, "bytes": 1000}
-    (reports / "results/deployed_mnist.json").write_bytes(runs.to_json({RUN.id: {"packed": form, "onnx": form}}))
-    runs.collect(STUDY, reports).to_csv(reports / "results/runs.csv", index=False)
-    (reports / "test.idx").write_bytes(data.idx_header((2, 3, 4)) + bytes(range(24)))
+    (reports / "results/deployed_mnist.json").write_bytes(files.to_json({RUN.id: {"packed": form, "onnx": form}}))
+    results.collect(STUDY, reports).to_csv(reports / "results/runs.csv", index=False)
+    (reports / "test.idx").write_bytes(datasets.idx_header((2, 3, 4)) + bytes(range(24)))
     Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)).save(reports / "image.png")
     return reports
 
@@ -140,28 +147,28 @@ TRIAL = sweeps.trials_of(STUDY)[0].path(Path())
 FOLDER = Path("runs") / RUN.id
 # name -> (file, how it is read)
 READERS = {
-    "packed": (FOLDER / runs.PACKED, lambda path: deploy.IntegerModel.load(path).logits(np.zeros((1, 28, 28), np.uint8))),
-    "packed for torch": (FOLDER / runs.PACKED, deploy.load_packed),
+    "packed": (FOLDER / results.PACKED, lambda path: integer.IntegerModel.load(path).logits(np.zeros((1, 28, 28), np.uint8))),
+    "packed for torch": (FOLDER / results.PACKED, packed.load_packed),
     "deployed": (Path("results/deployed_mnist.json"), beside(lambda reports: plots.deployed_of(STUDY, reports))),
     "table of runs": (Path("results/runs.csv"), beside(lambda reports: plots.runs_of(STUDY, reports))),
-    "result": (FOLDER / "result.json", lambda path: runs.run_of(path.parent)),
-    "result, collected": (FOLDER / "result.json", beside(lambda reports: runs.collect(STUDY, reports))),
+    "result": (FOLDER / "result.json", lambda path: results.run_of(path.parent)),
+    "result, collected": (FOLDER / "result.json", beside(lambda reports: results.collect(STUDY, reports))),
     "result, compared": (FOLDER / "result.json", beside(lambda reports: check.compare_studies(STUDY, reports, reports / "old"))),
-    "result, indexed": (FOLDER / "result.json", beside(lambda reports: index.write_index(STUDY, reports))),
-    "result, judged": (FOLDER / "result.json", lambda path: runs.fault(path.parent)),
-    "post-training": (Path("results/post_training_mnist.json"), beside(lambda reports: runs.collect(STUDY, reports))),
-    "checkpoint": (FOLDER / "model.safetensors", unverified(runs.load_model)),
-    "values": (FOLDER / "per_image.safetensors", unverified(runs.load_per_image)),
+    "result, indexed": (FOLDER / "result.json", beside(lambda reports: front_page.write_index(STUDY, reports))),
+    "result, judged": (FOLDER / "result.json", lambda path: results.fault(path.parent)),
+    "post-training": (Path("results/post_training_mnist.json"), beside(lambda reports: results.collect(STUDY, reports))),
+    "checkpoint": (FOLDER / "model.safetensors", unverified(results.load_model)),
+    "values": (FOLDER / "per_image.safetensors", unverified(results.load_per_image)),
     "quality": (FOLDER / "quality.json", flagged),
     "quality values": (FOLDER / "quality.safetensors", flagged),
-    "quality tensors": (FOLDER / "quality.safetensors", unverified(runs.load_quality)),
+    "quality tensors": (FOLDER / "quality.safetensors", unverified(results.load_quality)),
     "verdicts": (Path("results/claims.json"), claims.read_claims),
     "trial": (TRIAL, collected_trials),
     "study": (Path("params/smoke.yaml"), lambda path: load_study("smoke", path.parent)),
-    "setup": (Path("params/setups/w2a2.yaml"), lambda path: config.load_setup("w2a2", path.parent)),
+    "setup": (Path("params/setups/w2a2.yaml"), lambda path: parameters.load_setup("w2a2", path.parent)),
     "sweep": (Path("params/sweeps/quick.yaml"), lambda path: sweeps.trials(STUDY, sweeps.load_sweep("quick", path.parents[1]))),
     "claims": (Path("params/claims.yaml"), claims.load_claims),
-    "idx": (Path("test.idx"), data.read_idx),
+    "idx": (Path("test.idx"), loading.read_idx),
     "image": (Path("image.png"), images.read_image),
 }  # fmt: skip
 JSON = [name for name, (path, _) in READERS.items() if path.suffix == ".json"]

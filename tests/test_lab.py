@@ -14,7 +14,7 @@ import pytest
 from browser import SCREENSHOTS, chromium
 from playwright.sync_api import Page, expect
 
-from sqlib.config import REPOSITORY
+from sqlib.places import REPOSITORY
 
 pytestmark = pytest.mark.browser
 

@@ -5,8 +5,9 @@ import shutil
 import nbformat
 import pytest
 
-from sqlib.config import REPOSITORY, SqlibError
-from sqlib.execution import execute
+from sqlib.checked import SqlibError
+from sqlib.places import REPOSITORY
+from sqlib.workflow.notebooks import execute
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 pytestmark = pytest.mark.end_to_end

@@ -14,9 +14,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sqlib import driver
-from sqlib.config import PARAMS, REPOSITORY
-from sqlib.data import default_root
+from sqlib.data.datasets import default_root
+from sqlib.places import PARAMS, REPOSITORY
+from sqlib.workflow import snakemake
 
 TINY = {
     "title": "tiny",
@@ -50,7 +50,8 @@ def python(*arguments, repository=REPOSITORY, executable=sys.executable, cwd=Non
 
 
 WHERE = (
-    "from sqlib import config, data, runs; print(data.default_root(), config.PARAMS, runs.reports_root(), sep='\\n')"
+    "from sqlib import places; from sqlib.data.datasets import default_root; "
+    "print(default_root(), places.PARAMS, places.reports_root(), sep='\\n')"
 )
 
 
@@ -90,14 +91,14 @@ def test_in_a_notebook_opened_by_hand_they_mean_the_folder_where_jupyter_was_sta
 def test_entries_of_the_module_path_mean_the_callers_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["own", "/other"]))
-    assert driver.environment()["PYTHONPATH"].split(os.pathsep) == [str(REPOSITORY), str(tmp_path / "own"), "/other"]
+    assert snakemake.environment()["PYTHONPATH"].split(os.pathsep) == [str(REPOSITORY), str(tmp_path / "own"), "/other"]
 
 
 @pytest.mark.end_to_end
 def test_a_study_is_planned_with_parameters_and_reports_named_relatively(tmp_path):
     params_at(tmp_path / "own params")
     plan = (
-        "from sqlib import commands, driver; commands.drive = lambda *a: print(len(a[-1].jobs)) or 0; commands.main()"
+        "from sqlib.workflow import commands; commands.drive = lambda *a: print(len(a[-1].jobs)) or 0; commands.main()"
     )
     given = {"SQLIB_PARAMS": "own params", "SQLIB_REPORTS": "own reports"}
     done = python("-c", plan, "reproduce", "tiny", cwd=tmp_path, **given)
@@ -131,7 +132,9 @@ def test_the_command_of_a_job_starts_this_python_whatever_its_folder_is_called(n
 def test_make_calls_a_python_whatever_its_folder_and_what_it_is_told_are_called(tmp_path, name):
     executable = tmp_path / name / "bin/python"
     executable.parent.mkdir(parents=True)
-    executable.write_text('#!/bin/sh\nif [ "$2" = sqlib.locked ]; then exit 0; else printf \'<%s>\' "$@"; fi\n')
+    executable.write_text(
+        '#!/bin/sh\nif [ "$2" = sqlib.workflow.locked ]; then exit 0; else printf \'<%s>\' "$@"; fi\n'
+    )
     executable.chmod(0o755)
     done = subprocess.run(
         ["make", "reproduce", "STUDY=it's", "PROFILE=/my profiles/$$x"], cwd=REPOSITORY, capture_output=True, text=True,
@@ -163,7 +166,7 @@ def odd_copy(tmp_path):
 def test_the_profile_is_found_where_its_path_looks_like_a_pattern(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "config.yaml").write_text("cores: 1\n")
-    with driver.as_pattern(tmp_path / name) as folder:
+    with snakemake.as_pattern(tmp_path / name) as folder:
         (found,) = glob.glob(str(folder / "config.yaml"))
         assert Path(found).read_text() == "cores: 1\n"
     assert (tmp_path / name / "config.yaml").exists()
@@ -173,14 +176,14 @@ def test_the_profile_is_found_where_its_path_looks_like_a_pattern(tmp_path, name
 def test_a_study_is_planned_in_a_folder_of_any_name(odd_copy):
     root, executable = odd_copy(ODD)
     plan = (
-        "from sqlib import commands, driver; commands.drive = lambda *a: print(len(a[-1].jobs)) or 0; commands.main()"
+        "from sqlib.workflow import commands; commands.drive = lambda *a: print(len(a[-1].jobs)) or 0; commands.main()"
     )
     more = {"repository": root, "executable": executable, "cwd": root, "SQLIB_REPORTS": f"reports {ODD}"}
     done = python("-c", plan, "reproduce", "tiny", **more)
     assert done.returncode == 0 and int(done.stdout.split()[0]) == 9, done.stderr
     (root / "params/tiny.yaml").write_text("title: 1\n")
     done = python("-m", "snakemake", "--snakefile", root / "Snakefile", "--dry-run", "--config", "study=tiny", **more)
-    assert "title = 1: should be a valid string" in driver.last_words(done.stdout + done.stderr)
+    assert "title = 1: should be a valid string" in snakemake.last_words(done.stdout + done.stderr)
 
 
 @pytest.mark.end_to_end

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sqlib import driver, resources, runs
+from sqlib import resources
+from sqlib.study import origin
+from sqlib.workflow import snakemake
 
 GB = 10**9
 
@@ -104,15 +106,15 @@ def test_memory_is_the_smallest_limit(tmp_path, groups, files, expected, fit):
 
 def test_the_study_asks_for_the_cores_that_there_are(monkeypatch):
     monkeypatch.setattr(resources, "_quota", lambda root: 2.5)
-    assert runs.usable_cores() == 3
+    assert origin.usable_cores() == 3
 
 
 def test_no_more_jobs_at_once_than_have_room_and_the_plan_says_why(monkeypatch):
-    assert driver.side_by_side(8, 2)[0] <= 4
+    assert snakemake.side_by_side(8, 2)[0] <= 4
     monkeypatch.setattr(resources, "memory", lambda root=None: 3.9 * GB)
-    assert driver.side_by_side(4, 1) == (1, " (1 job at once: memory is limited to 3.9 GB, a job may need 2 GB)")
-    assert driver.memory_limits(4) == ["--resources", "mem_mb=2000", "--default-resources", "mem_mb=2000"]
+    assert snakemake.side_by_side(4, 1) == (1, " (1 job at once: memory is limited to 3.9 GB, a job may need 2 GB)")
+    assert snakemake.memory_limits(4) == ["--resources", "mem_mb=2000", "--default-resources", "mem_mb=2000"]
     monkeypatch.setattr(resources, "memory", lambda root=None: 64.0 * GB)
-    assert driver.side_by_side(4, 1) == (4, "") and driver.memory_limits(4) == []
+    assert snakemake.side_by_side(4, 1) == (4, "") and snakemake.memory_limits(4) == []
     monkeypatch.setattr(resources, "memory", lambda root=None: math.inf)
-    assert driver.side_by_side(4, 8) == (1, "") and driver.memory_limits(4) == []
+    assert snakemake.side_by_side(4, 8) == (1, "") and snakemake.memory_limits(4) == []

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from test_execution import make
+from planted import make
 
-from sqlib import commands
-from sqlib.config import REPOSITORY
-from sqlib.execution import execute
+from sqlib.places import REPOSITORY
+from sqlib.workflow import commands
+from sqlib.workflow.notebooks import execute
 
 SOURCES = [
-    *sorted((REPOSITORY / "sqlib").glob("*.py")),
+    *sorted((REPOSITORY / "sqlib").rglob("*.py")),
     *sorted((REPOSITORY / "benchmarks").glob("*.py")),
     *sorted((REPOSITORY / "notebooks").glob("*.ipynb")),
 ]
@@ -29,8 +29,8 @@ CALLS = {
     "pd.read_pickle", "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "os.system", "os.popen",
 }  # fmt: skip
 ALLOWED = {
-    *(("data.py", "import pickle"), ("data.py", "pickle.loads"), ("config.py", "yaml.load")),
-    *(("notebook.py", "import pickle"), ("notebook.py", "pickle.dumps"), ("notebook.py", "pickle.loads")),
+    *(("fetch.py", "import pickle"), ("fetch.py", "pickle.loads"), ("yaml.py", "yaml.load")),
+    *(("cells.py", "import pickle"), ("cells.py", "pickle.dumps"), ("cells.py", "pickle.loads")),
 }
 
 
@@ -65,21 +65,21 @@ def test_nothing_is_unpickled_or_evaluated_but_what_was_hashed_first():
         found |= {(path.name, what) for what in suspects(code_of(path))}
     assert found == ALLOWED
     # Of the two pickles, the one with images: its SHA-256 is compared, and the function left if it differs, before it is read.
-    source = code_of(REPOSITORY / "sqlib/data.py")
+    source = code_of(REPOSITORY / "sqlib/data/fetch.py")
     assert source.count("pickle.loads(") == 1
     before = source[: source.index("pickle.loads(")]
     assert re.search(
         r"if hashlib\.sha256\(pickled\)\.hexdigest\(\) != pinned:\s+raise SourceFailed\([^\n]*\n[^\n]*$", before
     )
     # The other, a figure: only with a signature that this checkout alone can make (`test_notebook` tries others).
-    source = code_of(REPOSITORY / "sqlib/notebook.py")
+    source = code_of(REPOSITORY / "sqlib/report/cells.py")
     assert source.count("pickle.loads(") == 1
     before = source[: source.index("pickle.loads(")]
     assert re.search(
         r"if not hmac\.compare_digest\(hmac\.digest\(own_key\(\) or os\.urandom\(32\), content, [^\n]*\n\s+raise SqlibError",
         before,
     )
-    assert re.search(r"class _UniqueKeyLoader\(yaml\.SafeLoader\)", code_of(REPOSITORY / "sqlib/config.py"))
+    assert re.search(r"class _UniqueKeyLoader\(yaml\.SafeLoader\)", code_of(REPOSITORY / "sqlib/study/yaml.py"))
 
 
 @pytest.mark.parametrize(

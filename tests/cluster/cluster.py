@@ -15,7 +15,7 @@ from pathlib import Path
 
 from processes import below
 
-from sqlib.driver import die_with_parent
+from sqlib.workflow.forkserver import die_with_parent
 
 TOOLS = ("slurmctld", "slurmd", "munged", "squeue", "unshare", "nsenter")
 NODES = ("n1", "n2")

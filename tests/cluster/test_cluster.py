@@ -18,9 +18,10 @@ import yaml
 from processes import below
 
 from cluster import Cluster, missing
-from sqlib import runs
-from sqlib.config import REPOSITORY, load_study
-from sqlib.driver import job_prefix
+from sqlib.places import REPOSITORY
+from sqlib.study import results
+from sqlib.study.parameters import load_study
+from sqlib.workflow.snakemake import job_prefix
 
 pytestmark = pytest.mark.cluster
 NAME = os.environ.get("CLUSTER_STUDY", "micro")
@@ -57,8 +58,8 @@ class Study:
     def assert_whole(self) -> None:
         for run in load_study(self.name, self.params).runs():
             folder = run.folder(self.reports)
-            assert runs.fault(folder) is None
-            assert (folder / "train.html").exists() and (folder / runs.PACKED).exists()
+            assert results.fault(folder) is None
+            assert (folder / "train.html").exists() and (folder / results.PACKED).exists()
             assert (self.reports / "logs" / run.id / "train.log").exists()
         for name in ("index.html", "tables.html", "claims.html", "results/runs.csv"):
             assert (self.reports / name).exists(), name
@@ -177,6 +178,6 @@ def test_a_run_that_fails_does_not_take_along_the_others_of_its_group(cluster, t
     bad, good = load_study(study.name, study.params).runs()
     assert f"FAILED train {bad.id}: " in said and "training has failed: after epoch" in said
     assert "failed: 1 job" in said and f"FAILED train {good.id}" not in said
-    assert runs.fault(good.folder(study.reports)) is None
+    assert results.fault(good.folder(study.reports)) is None
     index = (study.reports / "index.html").read_text()
     assert f'"logs/{bad.id}/train.log"' in index and f'"logs/{good.id}/train.log"' not in index

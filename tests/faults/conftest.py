@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 from pytest import ExitCode
 
-from sqlib.config import REPOSITORY
-from sqlib.driver import duration
-from sqlib.readme import FAULTS, update_readme
-from sqlib.runs import provenance
+from sqlib.places import REPOSITORY
+from sqlib.report.words import duration
+from sqlib.study.origin import provenance
+from sqlib.workflow.readme import FAULTS, update_readme
 
 # A shell ignores Ctrl-C for what it starts in the background, and whatever that starts inherits it: not what is tried here.
 signal.signal(signal.SIGINT, signal.default_int_handler)

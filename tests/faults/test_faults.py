@@ -22,9 +22,10 @@ import pytest
 import yaml
 from processes import below
 
-from sqlib import runs
-from sqlib.config import REPOSITORY, load_study
-from sqlib.driver import newer
+from sqlib.places import REPOSITORY
+from sqlib.study import results
+from sqlib.study.parameters import load_study
+from sqlib.workflow.snakemake import newer
 
 pytestmark = pytest.mark.faults
 sample = pytest.mark.sample
@@ -74,7 +75,7 @@ class Study:
         """The results of the runs that are finished, with all that stands in them, the time when each was made too."""
         folders = [run.folder(self.folder) for run in load_study("micro", self.params).runs()]
         folders = [folder for folder in folders if newer(folder / "notebook.ipynb", folder / "result.json")]
-        return {folder: (folder / "result.json").read_bytes() for folder in folders if runs.fault(folder) is None}
+        return {folder: (folder / "result.json").read_bytes() for folder in folders if results.fault(folder) is None}
 
     def whole(self) -> dict[str, str]:
         """Everything that must be equal after whatever happened: metrics and weights of every run, every result, verdicts."""
@@ -82,11 +83,11 @@ class Study:
         found = {}
         for run in study.runs():
             folder = run.folder(self.folder)
-            assert runs.fault(folder) is None
-            metrics = {k: v for k, v in runs.read_result(folder)["metrics"].items() if k != "train_seconds"}
+            assert results.fault(folder) is None
+            metrics = {k: v for k, v in results.read_result(folder)["metrics"].items() if k != "train_seconds"}
             found[run.id] = json.dumps(metrics, sort_keys=True)
-            found[f"{run.id} model"] = runs.read_result(folder)["files"]["model.safetensors"]
-            found[f"{run.id} packed"] = (folder / runs.PACKED).read_bytes().hex()
+            found[f"{run.id} model"] = results.read_result(folder)["files"]["model.safetensors"]
+            found[f"{run.id} packed"] = (folder / results.PACKED).read_bytes().hex()
         for path in sorted((self.folder / "results").glob("*.json")):
             found[path.name] = re.sub(r'("train_seconds"): [0-9.e-]+', r"\1", path.read_text())
         index = (self.folder / "index.html").read_text()
@@ -255,7 +256,7 @@ def test_a_fork_server_with_other_code_than_is_there_now_is_not_used(undisturbed
     process = study.start(folder=copy, PYTHONPATH=str(copy), SQLIB_DATA=data)
     server = child_with(process, "sqlib forks")
     child_with(process, "", of=server)  # so it has imported, answered and forked
-    os.utime(copy / "sqlib/roar_plots.py")
+    os.utime(copy / "sqlib/report/roar_plots.py")
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, out + err
     assert study.whole() == undisturbed[1]

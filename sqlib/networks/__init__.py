@@ -1,0 +1,1 @@
+"""The study's networks, what they cost, and passes through them. They are built from `quant` alone."""

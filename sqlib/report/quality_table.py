@@ -1,0 +1,314 @@
+"""What `sqlib.study.jobs.quality` measured, gathered over a study: values by image, and tables with an interval in each cell.
+
+A cell is the mean over seeds and images with its 95% interval, from a bootstrap over both (`sqlib.statistics`).
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sqlib.checked import SqlibError
+from sqlib.data.datasets import dataset_title
+from sqlib.files import read_json
+from sqlib.report.plots import training_title
+from sqlib.statistics import Interval, bootstrap
+from sqlib.study.parameters import Quality, Run, Study
+
+if TYPE_CHECKING:
+    import pandas
+
+GRADIENT = "gradient/straight_through"
+SENSITIVITY_CAP = 2.0
+"""A single nearly dead map can have a sensitivity of hundreds, and a mean would be about that map."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A quantity of `quality.safetensors`: its name there behind `<method>/<surrogate>/`, and how to read it."""
+
+    name: str
+    heading: str
+    meaning: str
+    decimals: int = 3
+
+
+FAITHFULNESS = tuple(
+    Measure(
+        f"{direction}_{fill}_gap",
+        f"{direction}, {words} ↑",
+        "",
+        2,
+    )
+    for direction in ("deletion", "insertion")
+    for fill, words in (("corner", "corner"), ("mean", "mean"), ("blurred", "blurred"))
+)
+AGREEMENT = (
+    Measure(
+        "spearman", "Spearman ↑", "1 when the pixels come in the same order, 0 when the orders have nothing in common"
+    ),
+    Measure("ssim", "SSIM ↑", "1 when the maps are the same, 0 when their structures are unrelated"),
+    Measure("top_iou", "IoU of the top 10% ↑", "1 when the same pixels are the most salient tenth, 0.05 by chance"),
+)
+ROBUSTNESS = Measure(
+    "sensitivity",
+    "sensitivity ↓",
+    "0 when the map stays the same, 1 when it changes by as much as it is large; more than 2 counts as 2, since a nearly"
+    " dead map can change by any multiple of its size",
+)
+SANITY = (
+    Measure("sanity_spearman", "Spearman with random weights ↓", "0 when nothing of the map is left, 1 when it is the same"),
+    Measure("sanity_spearman_foreground", "the same, bright pixels only ↓", "as before, where a black background cannot decide"),
+    Measure("sanity_ssim", "SSIM with random weights ↓", "as before; high between nearly empty maps"),
+)  # fmt: skip
+
+
+class _Mean(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    mean: float | None
+    n: int
+
+
+class _Sanity(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    spearman: _Mean
+    spearman_foreground: _Mean
+    flagged: bool
+    flagged_foreground: bool
+
+
+class _Method(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    clarity: dict[str, _Mean] = {}
+    faithfulness: dict[str, dict[str, dict[str, Any]]] = {}
+    sanity: _Sanity
+
+
+class _Quality(BaseModel):
+    """What readers of `quality.json` rely on; see `sqlib.study.jobs.quality.measure_quality`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    parameters: dict[str, int | float] = {}
+    fractions: list[float] = []
+    methods: dict[str, dict[str, _Method]]
+    random_curves: dict[str, dict[str, list[float]]] = {}
+    agreement: dict[str, dict[str, dict[str, _Mean]]] = {}
+    files: dict[str, str] = {}
+
+
+def read_quality(path: Path) -> dict[str, Any]:
+    """The content of a `quality.json`; SqlibError if it is missing, damaged or not as `measure_quality` writes it."""
+    content = read_json(path)
+    try:
+        _Quality.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(repr, first["loc"]))
+        raise SqlibError(f"{path}: damaged: {where[:120]}: {first['msg'][:120]}") from None
+    return content
+
+
+class QualityValues:
+    """The values of a study's measured runs, each file read once."""
+
+    def __init__(self, study: Study, reports: Path):
+        self.study, self.reports = study, Path(reports)
+        self._tensors: dict[str, dict[str, np.ndarray]] = {}
+        self._summaries: dict[str, dict[str, Any]] = {}
+
+    def tensors(self, run: Run) -> dict[str, np.ndarray]:
+        """The per-image values of a run by name; empty when it is not measured."""
+        if run.id not in self._tensors:
+            path = run.folder(self.reports) / "quality.safetensors"
+            self._tensors[run.id] = self._read(run, path) if path.exists() else {}
+        return self._tensors[run.id]
+
+    def summary(self, run: Run) -> dict[str, Any]:
+        """`quality.json` of a run; empty when it is not measured."""
+        if run.id not in self._summaries:
+            path = run.folder(self.reports) / "quality.json"
+            self._summaries[run.id] = read_quality(path) if path.exists() else {}
+        return self._summaries[run.id]
+
+    def _read(self, run: Run, path: Path) -> dict[str, np.ndarray]:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        content, stated = path.read_bytes(), self.summary(run).get("files", {}).get(path.name)
+        if stated is not None and hashlib.sha256(content).hexdigest() != stated:
+            raise SqlibError(f"{path}: damaged: its SHA-256 is not the one in quality.json")
+        try:
+            tensors = load(content)
+        except (SafetensorError, ValueError, LookupError, TypeError) as error:
+            raise SqlibError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
+        for name, values in tensors.items():
+            if values.ndim != 1 or values.dtype != np.float32:
+                raise SqlibError(
+                    f"{path}: damaged: {name[:80]!r} is {values.dtype} {values.shape}, not float32 (images,)"
+                )
+        return tensors
+
+    def measure(self, run: Run, images: int) -> None:
+        """Measure the gradient maps of a run now, on few images, and keep the values here and nowhere else.
+
+        For results that are published without their values per image. Needs the run's model; SqlibError without it.
+        """
+        from sqlib.data.loading import load
+        from sqlib.measures.faithfulness import FRACTIONS
+        from sqlib.study.jobs import quality
+        from sqlib.study.results import load_model
+
+        study, folder = self.study.model_copy(update={"quality": Quality(images=images)}), run.folder(self.reports)
+        model, data = load_model(folder), load(run.dataset)
+        methods, random_curves, tensors = quality.measure_model(model, data, run.seed, images, ("gradient",))
+        agreement, alike = quality.agreement_with(study, run, folder, model, data)
+        self._tensors[run.id] = {name: values.float().numpy() for name, values in (tensors | alike).items()}
+        self._summaries[run.id] = {
+            "parameters": {"images": images},
+            "fractions": list(FRACTIONS),
+            "methods": methods,
+            "random_curves": random_curves,
+            "agreement": agreement,
+        }
+
+    def measured(self) -> list[Run]:
+        """The runs that have been measured, in the order of the study."""
+        return [run for run in self.study.quality_runs() if self.tensors(run)]
+
+    def rows(self, runs: Sequence[Run], name: str) -> list[np.ndarray]:
+        """(images,) values of one quantity in each of these runs (seeds) that has it; sensitivities are capped."""
+        found = [self.tensors(run)[name] for run in runs if name in self.tensors(run)]
+        return [np.minimum(row, SENSITIVITY_CAP) for row in found] if name.endswith("/sensitivity") else found
+
+    def interval(self, runs: Sequence[Run], name: str) -> Interval:
+        """Mean and interval of `rows`."""
+        return _interval(self.rows(runs, name))
+
+    def agreements(self, runs: Sequence[Run], measure: str, surrogate: str = "straight_through") -> list[np.ndarray]:
+        """(images,) agreement with each float run that these runs were compared with; for float runs, the ceiling."""
+        end = f"/{surrogate}/{measure}"
+        tensors = [self.tensors(run) for run in runs]
+        return [
+            found[name] for found in tensors for name in found if name.startswith("agreement/") and name.endswith(end)
+        ]
+
+    def agreement(self, runs: Sequence[Run], measure: str, surrogate: str = "straight_through") -> Interval:
+        """Mean and interval of `agreements`; of float runs no interval, since their pairs share seeds."""
+        found = _interval(self.agreements(runs, measure, surrogate))
+        return replace(found, low=math.nan, high=math.nan) if runs and runs[0].setup.is_float else found
+
+
+def counted(rows: Sequence[np.ndarray]) -> str:
+    """How many values there are, such as '3 × 425 to 453': seeds x images that have one (their maps are alive)."""
+    counts = [int((~np.isnan(row)).sum()) for row in rows]
+    if not counts:
+        return "–"
+    low, high = min(counts), max(counts)
+    return f"{len(counts)} × {low:,}" + (f" to {high:,}" if high > low else "")
+
+
+def _interval(rows: list[np.ndarray]) -> Interval:
+    if not rows:
+        return Interval(math.nan, math.nan, math.nan, 0, 0, math.nan, math.nan)
+    return bootstrap(np.stack(rows))
+
+
+def groups(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
+    """Runs that differ only in their seed: (dataset, network, setup, training) -> runs."""
+    found: dict[tuple[str, str, str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.dataset, run.network, run.setup.name, run.training), []).append(run)
+    return found
+
+
+def family(
+    values: QualityValues, measures: Sequence[Measure], kind: str = GRADIENT
+) -> "tuple[pandas.DataFrame, pandas.DataFrame]":
+    """(table to show, table to compute with) of some measures, a row for each data set, network, setup and training.
+
+    kind: `<method>/<surrogate>`, or `agreement` for the agreement with the float runs. Shown: "mean [low, high]" and n as
+    seeds x images with a value; for the ceiling, whose pairs share seeds, the mean and in round brackets the pairs'
+    range. The other one has a row a group and measure: effect, low, high, n_seeds, n_images.
+    """
+    import pandas
+
+    shown, long = [], []
+    for (dataset, network, setup, training), runs in groups(values.measured()).items():
+        ceiling = kind == "agreement" and runs[0].setup.is_float
+        line = {
+            "dataset": dataset_title(dataset),
+            "network": network,
+            "setup": f"{setup}: the ceiling" if ceiling else setup,
+            "training": training_title(training),
+        }
+        cells = {}
+        for measure in measures:
+            if kind == "agreement":
+                rows, found = values.agreements(runs, measure.name), values.agreement(runs, measure.name)
+            else:
+                rows, found = (
+                    values.rows(runs, f"{kind}/{measure.name}"),
+                    values.interval(runs, f"{kind}/{measure.name}"),
+                )
+            line["n"] = counted(rows)
+            cells[measure.heading] = cell(found, measure.decimals)
+            if ceiling and len(rows) > 1:
+                ends = sorted(float(np.nanmean(row)) for row in rows)
+                cells[measure.heading] += f" ({ends[0]:.{measure.decimals}f} to {ends[-1]:.{measure.decimals}f})"
+            long.append(
+                {
+                    "dataset": dataset, "network": network, "setup": setup, "training": training,
+                    "measure": f"{kind}/{measure.name}", "mean": found.effect, "low": found.low, "high": found.high,
+                    "n_seeds": found.n_seeds, "n_images": found.n_images,
+                }
+            )  # fmt: skip
+        if any(text != "–" for text in cells.values()):
+            shown.append({**line, **cells})
+    table = pandas.DataFrame(shown)
+    if len(table) and table["network"].nunique() == 1:
+        table = table.drop(columns="network")
+    return table, pandas.DataFrame(long)
+
+
+def cell(found: Interval, decimals: int = 3) -> str:
+    """An interval as text, such as '0.512 [0.487, 0.537]'; without one the mean alone, '–' without any value."""
+    if math.isnan(found.effect):
+        return "–"
+    text = f"{found.effect:.{decimals}f}"
+    if not math.isnan(found.low):
+        text += f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
+    return text.replace("-", "−")
+
+
+def flagged(values: QualityValues) -> "pandas.DataFrame":
+    """One row for each run, method and surrogate: does the method react to the weights? (`sqlib.measures.sanity`)
+
+    Columns: dataset, network, setup, training, seed, method, surrogate, spearman, spearman_foreground, flagged,
+    flagged_foreground.
+    """
+    import pandas
+
+    rows = []
+    for run in values.measured():
+        for method, kinds in values.summary(run)["methods"].items():
+            for surrogate, found in kinds.items():
+                sane = found["sanity"]
+                rows.append(
+                    {
+                        "dataset": run.dataset, "network": run.network, "setup": run.setup.name,
+                        "training": run.training, "seed": run.seed, "method": method, "surrogate": surrogate,
+                        "spearman": sane["spearman"]["mean"],
+                        "spearman_foreground": sane["spearman_foreground"]["mean"],
+                        "flagged": sane["flagged"], "flagged_foreground": sane["flagged_foreground"],
+                    }
+                )  # fmt: skip
+    return pandas.DataFrame(rows)

@@ -1,0 +1,433 @@
+"""What a run leaves behind: its folder of files, where they came from, and the stamps that say what it depends on.
+
+A run folder holds `result.json`, `model.safetensors` and `per_image.safetensors`. Each file appears whole or not at
+all, and `result.json` is written last, so a folder with a valid `result.json` is a finished run.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from sqlib.checked import SqlibError, digest
+from sqlib.data.datasets import DATASET_NAMES, dataset_title
+from sqlib.files import read_json, reading, to_json, write_atomically
+from sqlib.places import reports_root
+from sqlib.study.origin import PACKAGES, data_sums, notebook_sum, provenance
+from sqlib.study.parameters import Run, Study
+from sqlib.study.sources import sources_of
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
+
+
+FORMAT = 1
+PACKED = "packed.safetensors"
+"""The model with its weights at their real bits, beside `model.safetensors`; see docs/packed-format.md."""
+FIRST_COLUMNS = (
+    "dataset", "network", "setup", "training", "seed", "val_accuracy", "test_accuracy", "dead_map_rate", "gini",
+    "entropy", "deletion_auc", "random_auc", "train_seconds", "weight_bytes",
+)  # fmt: skip
+
+
+# ---- a finished run ------------------------------------------------------------------------------------------------
+def save_run(
+    folder: Path,
+    run: Run,
+    model: "torch.nn.Module",
+    history: list[dict],
+    metrics: dict[str, float],
+    curves: dict[str, list[float]],
+    per_image: dict[str, "torch.Tensor"],
+    started: datetime | float,
+) -> None:
+    """Write `model.safetensors`, `per_image.safetensors`, `result.json` and `packed.safetensors`, each atomically.
+
+    metrics: numbers by name (accuracies and rates as fractions). curves: lists of equal length. per_image: (N,) tensors
+    over the test images. started: when the run began, an aware datetime or `time.time()`. SqlibError if not writable, and,
+    before anything is written, for a training that was interrupted (fewer epochs in its history than the run has).
+    """
+    if len(history) < run.epochs:
+        raise SqlibError(
+            f"{run.id}: interrupted after epoch {len(history)} of {run.epochs}: nothing is saved; train it to its end"
+        )
+    from safetensors.torch import save
+
+    from sqlib.deploy.packed import pack
+    from sqlib.hardware import device_name
+    from sqlib.training.loop import precision
+
+    folder, device = Path(folder), next(model.parameters()).device
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = save(state)
+    write_atomically(folder / "model.safetensors", weights)
+    images = save({name: tensor.detach().cpu().contiguous() for name, tensor in per_image.items()})
+    write_atomically(folder / "per_image.safetensors", images)
+    stamp = folder / "parameters.json"
+    sources = read_json(stamp).get("sources") if stamp.exists() else sources_of("train")
+    result = {
+        "format": FORMAT,
+        "id": run.id,
+        "run": run.model_dump(mode="json"),
+        "digest": digest(run),
+        "sources": sources,
+        "files": {
+            "model.safetensors": hashlib.sha256(weights).hexdigest(),
+            "per_image.safetensors": hashlib.sha256(images).hexdigest(),
+        },
+        "metrics": metrics,
+        "curves": curves,
+        "history": history,
+        "provenance": {
+            **provenance(started),
+            "data": data_sums(run.dataset),
+            "notebook": notebook_sum("2_train.ipynb"),
+            "seed": run.seed,
+            "device": device_name(device),
+            "precision": str(precision(run, device)).removeprefix("torch."),
+        },
+    }
+    write_atomically(folder / "result.json", to_json(result))
+    pack(model, folder / PACKED, class_names(run))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of a run folder's `result.json`; SqlibError if it is missing or malformed."""
+    path = Path(folder) / "result.json"
+    result = read_json(path)
+    if result.get("format") != FORMAT:
+        raise SqlibError(f"{path}: format is {result.get('format')!r}, this version reads {FORMAT}: make the run again")
+    kinds = {
+        "id": str, "run": dict, "digest": str, "metrics": dict, "curves": dict, "history": list, "provenance": dict,
+    }  # fmt: skip
+    for key, kind in kinds.items():
+        if not isinstance(result.get(key), kind):
+            raise SqlibError(f"{path}: malformed: '{key}' is missing or not {kind.__name__}")
+    for name, value in result["metrics"].items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+        if not (number or value is None):
+            raise SqlibError(f"{path}: malformed: metrics.{' '.join(name.split())[:80]} is not a number")
+    files = result.get("files", {})  # hashed by `fault`: nothing but a run's own may be named
+    known = isinstance(files, dict) and files.keys() <= {"model.safetensors", "per_image.safetensors"}
+    if not known or not all(isinstance(stated, str) for stated in files.values()):
+        raise SqlibError(f"{path}: malformed: 'files' is not the SHA-256 of each of the run's files")
+    origin = result["provenance"]
+    for key, kind in _ORIGIN.items():
+        if not isinstance(origin.get(key), kind | None):
+            raise SqlibError(f"{path}: malformed: provenance.{key} is not {kind}")
+    if not isinstance((origin.get("git") or {}).get("revision", ""), str):
+        raise SqlibError(f"{path}: malformed: provenance.git.revision is not a text")
+    return result
+
+
+def run_of(folder: Path) -> Run:
+    """The parameters of the finished run in `folder`; SqlibError if there is none or its parameters are not valid."""
+    result = read_result(folder)
+    try:
+        run = Run.model_validate(result["run"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " ".join(".".join(map(str, first["loc"])).split())[:120]
+        raise SqlibError(f"{folder}/result.json: malformed: run.{where}: {first['msg']}") from None
+    if digest(run) != result["digest"]:
+        raise SqlibError(f"{folder}/result.json: altered: its parameters do not have the digest it states")
+    return run
+
+
+def load_model(folder: Path) -> "torch.nn.Module":
+    """The trained model of a run folder, in eval mode; SqlibError if anything is missing, damaged or does not fit.
+
+    Where only the packed model is there, as in reports/reference, that: its answers and maps are the same.
+    """
+    from sqlib.deploy.packed import load_packed
+    from sqlib.networks.network import build_model
+
+    run, packed = run_of(folder), Path(folder) / PACKED
+    if packed.exists() and not (Path(folder) / "model.safetensors").exists():
+        return load_packed(packed)
+    model = build_model(run.network, run.setup).float()  # whatever number torch takes when nobody says one
+    try:
+        model.load_state_dict(_read_tensors(Path(folder), "model.safetensors"), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SqlibError(f"{folder}/model.safetensors does not fit network '{run.network}': {reason}") from None
+    return model.eval()
+
+
+def pack_run(folder: Path, again: bool = False) -> Path:
+    """Write a finished run's `packed.safetensors`; returns its path.
+
+    Nothing is done when the one there is whole and newer than the result, unless it is to be made `again`.
+    """
+    from sqlib.deploy.packed import pack
+
+    folder = Path(folder)
+    packed = folder / PACKED
+    if not (folder / "model.safetensors").exists():
+        return packed  # a published run: there is nothing to pack
+    if again or not is_packed(folder):
+        pack(load_model(folder), packed, class_names(run_of(folder)))
+    return packed
+
+
+def class_names(run: Run) -> tuple[str, ...]:
+    """The names of the classes that a run tells apart: those of its data set."""
+    from sqlib.data.datasets import source_of
+
+    return source_of(run.dataset).classes
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a run's `packed.safetensors` is there, whole, and not older than its result. Takes a millisecond or two."""
+    from sqlib.deploy.packed import read_packed
+
+    packed, result = Path(folder) / PACKED, Path(folder) / "result.json"
+    with contextlib.suppress(SqlibError, OSError):
+        read_packed(packed)
+        return packed.stat().st_mtime >= result.stat().st_mtime
+    return False
+
+
+def load_per_image(folder: Path) -> dict[str, "torch.Tensor"]:
+    """The (N,) tensors of `per_image.safetensors`, one entry a test image; SqlibError if missing or damaged."""
+    return _read_tensors(Path(folder), "per_image.safetensors")
+
+
+def load_quality(folder: Path) -> dict[str, "torch.Tensor"]:
+    """The (N,) tensors of `quality.safetensors` (`sqlib.study.jobs.quality`); SqlibError if missing or damaged."""
+    return _read_tensors(Path(folder), "quality.safetensors")
+
+
+def _read_tensors(folder: Path, name: str) -> dict[str, "torch.Tensor"]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    stated = read_result(folder).get("files", {}).get(name)
+    try:
+        content = (folder / name).read_bytes()
+        if stated and hashlib.sha256(content).hexdigest() != stated:
+            raise SqlibError(f"{folder / name}: damaged: its SHA-256 is not the one in result.json; make the run again")
+        return load(content)
+    except OSError as error:
+        raise SqlibError(f"{folder / name}: cannot be read: {error.strerror}") from None
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise SqlibError(f"{folder / name}: damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def fault(folder: Path) -> str | None:
+    """Why a run has to be made (again), in a few words, or None: its result is whole and belongs to its parameters.
+
+    Reads and hashes the run's files, but builds no model: takes milliseconds, without importing torch.
+    """
+    folder = Path(folder)
+    if not (folder / "result.json").exists():
+        return "not made yet"
+    try:
+        stamp, result = read_json(folder / "parameters.json"), read_result(folder)
+        run_of(folder)
+    except SqlibError as error:
+        return str(error)
+    if result["digest"] != stamp.get("digest"):
+        return "its parameters were changed"
+    if result.get("sources") != stamp.get("sources"):
+        return "the code or the notebook that makes it was changed"
+    for name, stated in result.get("files", {}).items():
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if found != stated:
+            return f"{name} is damaged (its SHA-256 is not the one in result.json)"
+    return None
+
+
+def any_reports_folder(root: Path | None = None) -> Path:
+    """The first of reports/paper, reports/reference, reports/smoke that has a finished run; SqlibError when none has.
+
+    What a notebook opened by hand looks at when it is told nothing else.
+    """
+    root = reports_root() if root is None else Path(root)
+    for name in ("paper", "reference", "smoke"):
+        if next((root / name / "runs").glob("*/*/*/*/seed*/result.json"), None):
+            return root / name
+    raise SqlibError(f"no finished run under {root}: run `make smoke` (minutes) or `make reproduce` first")
+
+
+def any_run_folder(setup: str | None = None, root: Path | None = None) -> Path:
+    """The first finished run of `any_reports_folder` whose model is there, of this setup if there is one."""
+    runs = any_reports_folder(root) / "runs"
+    folders = sorted(
+        path.parent
+        for path in runs.glob("*/*/*/*/seed*/result.json")
+        if (path.parent / "model.safetensors").exists() or (path.parent / PACKED).exists()
+    )
+    if not folders:
+        raise SqlibError(f"no trained model under {runs}: run `make smoke` (minutes) or `make reproduce` first")
+    return next((folder for folder in folders if folder.parts[-3] == setup), folders[0])
+
+
+def describe_run(run: Run) -> "pandas.DataFrame":
+    """A run's parameters in words, one row each: for the first table of its notebooks."""
+    import pandas
+
+    p, clip, guidance = run.parameters, run.parameters.clip, run.parameters.guidance
+    rows = {
+        "data set": dataset_title(run.dataset),
+        "network": run.network,
+        "setup": f"{run.setup.name}: {run.setup.title}",
+        "training": run.training.replace("_", "-"),
+        "seed": run.seed,
+        "training images": f"{p.images:,}, {run.epochs} epoch{'s' * (run.epochs > 1)} in batches of {p.batch_size}",
+        **(
+            {"shift": f"each image up to {p.shift} pixel{'s' * (p.shift > 1)} in both directions, anew each time"}
+            if p.shift
+            else {}
+        ),
+        "optimiser": f"Adam, learning rate {p.learning_rate:g} at its peak, beta2 {p.beta2:g}, weight decay {p.weight_decay:g}",
+    }
+    if not run.setup.is_float:
+        rows["weights"] = f"{run.setup.weight_method}{', zero-aligned' * run.setup.zero_aligned}"
+        rows["weights"] += ", a clip for each channel" if run.setup.per_channel else ", a clip for each layer"
+        rows["PACT clip"] = f"starts at {clip.start:g}, penalty {clip.penalty:g}, learning rate {clip.learning_rate:g}"
+    if run.training == "saliency_guided":
+        rows["guidance"] = (
+            f"least salient {guidance.fraction:.0%} of the pixels ({guidance.rank} gradient of the {guidance.score}) "
+            f"replaced ({guidance.fill}), KL weight {guidance.kl_weight:g}"
+            f"{', clean branch detached' * guidance.detach_clean}"
+        )
+    return pandas.DataFrame({"value": {what: str(value) for what, value in rows.items()}}).rename_axis("parameter")
+
+
+def collect(study: Study | None, reports_folder: Path) -> "pandas.DataFrame":
+    """One row for every finished run, in the order of the study; `FIRST_COLUMNS` first, then its other metrics.
+
+    study: None takes every run under `<reports_folder>/runs`. Runs not made yet are left out. Rates are fractions 0..1,
+    absent values NaN. SqlibError if a result is malformed.
+    """
+    import pandas
+
+    runs = Path(reports_folder) / "runs"
+    if study is None:
+        folders = sorted(path.parent for path in runs.glob("*/*/*/*/seed*/result.json"))
+    else:
+        folders = [run.folder(reports_folder) for run in study.runs()]
+    rows, rounded = [], _post_training(Path(reports_folder) / "results")
+    for folder in folders:
+        if not (folder / "result.json").exists():
+            continue
+        result, run = read_result(folder), run_of(folder)
+        keys = {"dataset": run.dataset, "network": run.network, "setup": run.setup.name, "training": run.training}
+        packed = folder / PACKED
+        size = {"packed_bytes": packed.stat().st_size} if packed.exists() else {}
+        afterwards = rounded.get((*keys.values(), run.seed), {})
+        rows.append({**keys, "seed": run.seed, **result["metrics"], **size, **afterwards})
+    table = pandas.DataFrame(rows)
+    others = [column for column in table.columns if column not in FIRST_COLUMNS]
+    table = table.reindex(columns=[*FIRST_COLUMNS, *others])
+    numbers = [column for column in table.columns if column not in FIRST_COLUMNS[:4]]
+    table[numbers] = table[numbers].apply(pandas.to_numeric)
+    return table
+
+
+def _post_training(results: Path) -> dict[tuple, dict[str, float]]:
+    """What post-training quantisation of the float runs gave, by (dataset, network, setup, training, seed) it stands beside."""
+    found = {}
+    for path in results.glob("post_training_*.json"):
+        with reading(path):
+            for run_id, setups in read_json(path).items():
+                dataset, network, _, training, seed = run_id.split("/")
+                for setup, measured in setups.items():
+                    values = {key: measured[key] for key in ("accuracy", "dead_map_rate", "gini")}
+                    values = {f"post_training_{key}": None if v is None else float(v) for key, v in values.items()}
+                    found[dataset, network, setup, training, int(seed.removeprefix("seed"))] = values
+    return found
+
+
+def compared_with(study: Study, run: Run) -> list[Run]:
+    """The float runs that a run's maps are compared with: the one of its seed; for a float run, those of later seeds."""
+    setup = next((setup for setup in study.setups if setup.is_float), None)
+    if setup is None:
+        return []
+    seeds = study.seeds[study.seeds.index(run.seed) + 1 :] if run.setup.is_float else [run.seed]
+    return [study.make_run(run.dataset, run.network, setup.name, run.training, seed) for seed in seeds]
+
+
+def compare_page(study: Study, dataset: str, network: str) -> str:
+    """Name of the comparison page of a data set; that of the study's first network goes without the network's name."""
+    return f"compare_{dataset}" if network == study.networks[0] else f"compare_{dataset}_{network}"
+
+
+# ---- where results come from -----------------------------------------------------------------------------------------
+
+# What readers rely on; all of it may be missing or null.
+_ORIGIN = {
+    "git": dict, "packages": dict, "data": dict, "cpu": str, "cpu_version": str, "platform": str, "python": str,
+    "precision": str, "device": str, "started": str, "ended": str, "seconds": int | float,
+}  # fmt: skip
+
+
+def write_origin(
+    study: Study,
+    reports: Path,
+    name: str,
+    started: float,
+    made: Sequence[Path],
+    of: Sequence[Run],
+    notebook: str | None = None,
+) -> None:
+    """Write `provenance/<name>.json`, for what is no run: where the files of a job come from, each with its SHA-256.
+
+    Beside `provenance`: the study's parameters and their digest; seeds, data and precision of the runs that it is made `of`;
+    and the notebook (a name in `notebooks/`) with its SHA-256. started: `time.time()` when the job began.
+    """
+    reports = Path(reports)
+    origin = {
+        **provenance(started),
+        "study": study.name,
+        "parameters": study.model_dump(mode="json"),
+        "digest": digest(study),
+        "notebook": notebook and {"name": notebook, "sha256": notebook_sum(notebook)},
+        **made_from(of, reports),
+        "threads": study.threads,
+        "made": {path.relative_to(reports).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in made},
+    }
+    write_atomically(origin_path(reports, name), to_json(origin))
+
+
+def origin_path(reports: Path, name: str) -> Path:
+    """Where `write_origin` writes; name: such as `tables` or `runs/mnist/lenet/fp32/standard/seed0/saliency`."""
+    return Path(reports) / "provenance" / f"{name}.json"
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """What `write_origin` wrote; SqlibError if it is not there or damaged."""
+    origin = read_json(path)
+    kinds = {**_ORIGIN, "digest": str, "seeds": list, "notebook": dict, "precision": list}
+    for key, kind in kinds.items():
+        if key not in origin and key != "device":
+            raise SqlibError(f"{path}: malformed: {key} is missing")
+        if not isinstance(origin.get(key), kind | None):
+            raise SqlibError(f"{path}: malformed: {key} is not {kind}")
+    data, git, packages = (origin.get(key) or {} for key in ("data", "git", "packages"))
+    if not (data.keys() <= set(DATASET_NAMES) and all(isinstance(sums, dict) for sums in data.values())):
+        raise SqlibError(f"{path}: malformed: data is not the sums of files by data set")
+    if (git and not git.keys() >= {"revision", "dirty"}) or not packages.keys() >= set(PACKAGES):
+        raise SqlibError(f"{path}: malformed: git or packages lacks an entry")
+    return origin
+
+
+def made_from(of: Sequence[Run], reports: Path) -> dict[str, Any]:
+    """Of some runs: the SHA-256 sums of their data by data set, the precisions in which the finished ones were trained, and
+    their seeds."""
+    finished = [run.folder(reports) for run in of if (run.folder(reports) / "result.json").exists()]
+    precisions = {read_result(folder)["provenance"].get("precision") for folder in finished}
+    return {
+        "data": {dataset: data_sums(dataset) for dataset in dict.fromkeys(run.dataset for run in of)},
+        "precision": sorted(precisions - {None}),
+        "seeds": sorted({run.seed for run in of}),
+    }

@@ -1,0 +1,222 @@
+"""What a result depends on, as a digest: the parameters of its job, and the code that decides it.
+
+No list of modules is kept. `sources_of` starts from a few functions, follows every name that they use through the package,
+and hashes the definitions that it reaches. So what is moved to another module, or renamed in an import, changes nothing, and
+what was forgotten in no list is there.
+"""
+
+import ast
+import contextlib
+import functools
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlib.checked import SqlibError, digest
+from sqlib.files import read_json
+from sqlib.places import REPOSITORY
+from sqlib.study.parameters import Run
+
+SOURCES = {
+    "train": ("2_train.ipynb", "training.loop.fit", "study.jobs.train.measure", "data.loading.load"),
+    "sweep_trial": ("training.loop.fit", "data.loading.load"),
+    "post_training": ("study.jobs.post_training.measure",),
+    "deployed": ("study.jobs.deployed.measure",),
+    "quality": ("study.jobs.quality.measure_quality",),
+    "roar": ("study.jobs.roar.measure",),
+    "data": ("1_data.ipynb",),
+    "saliency": ("3_saliency.ipynb",),
+    "compare": ("4_compare.ipynb",),
+    "tables": ("5_tables.ipynb",),
+    "claims": ("6_claims.ipynb",),
+    "sweep": ("7_parameters.ipynb",),
+    "explanations": ("8_explanations.ipynb",),
+    "index": ("report.front_page.write_index", "report/templates"),
+}
+"""What each kind of job starts from: functions, notebooks (with all that they import), folders (every byte of their files).
+
+`train` says itself which functions decide its numbers: what its notebook draws is drawn again without training.
+"""
+PLUMBING = {"checked", "data.fetch", "files", "places", "resources", "study.origin", "study.sources"}
+"""Modules that decide no result: how files appear (data only if their sums are right), where they are, what errors say."""
+
+
+def run_stamp(run: Run) -> dict[str, Any]:
+    """What a run's numbers depend on: its parameters and the code of `SOURCES["train"]`."""
+    return {"run": run.model_dump(mode="json"), "digest": digest(run), "sources": sources_of("train")}
+
+
+@functools.cache
+def sources_of(kind: str) -> str:
+    """16 hexadecimal digits over the meaning of all code that a kind of job (a key of `SOURCES`) depends on.
+
+    Comments, docstrings, formatting, imports, and where a definition stands do not count. Computed once in a process: what
+    was imported does not change either. Raises SqlibError for a root that is not there.
+    """
+    parts: list[Any] = []
+    roots = [root for root in SOURCES[kind] if "/" not in root and not root.endswith(".ipynb")]
+    for name in SOURCES[kind]:
+        if name.endswith(".ipynb"):
+            cells = _notebook(REPOSITORY / "notebooks" / name)
+            parts.append([cell.meaning for cell in cells])
+            if not roots:
+                parts.append(closure(target for cell in cells for target in cell.targets))
+        elif "/" in name:
+            files = sorted(path for path in (REPOSITORY / "sqlib" / name).rglob("*") if path.is_file())
+            parts += [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    if roots:
+        parts.append(closure(tuple(root.rsplit(".", 1)) for root in roots))
+    return digest(parts)
+
+
+def closure(roots: Iterable[tuple[str, str]]) -> list[str]:
+    """The meanings, sorted, of the definitions that `roots`, pairs of a module and a name, reach by name; themselves, too."""
+    found: dict[tuple[str, str], list[str]] = {}
+    waiting = list(roots)
+    for module, name in waiting:
+        if name not in _module(module).definitions and name not in _module(module).imported:
+            raise SqlibError(f"sqlib.{module} has no '{name}': sqlib/study/sources.py names it")
+    while waiting:
+        module, name = waiting.pop()
+        if module in PLUMBING or (module, name) in found:
+            continue
+        definitions = _definitions(module, name)
+        found[module, name] = [part.meaning for part in definitions]
+        waiting += [target for part in definitions for target in part.targets]
+        if not definitions and name in _module(module).imported:  # a name handed on
+            waiting.append(_module(module).imported[name])
+    return sorted(meaning for meanings in found.values() for meaning in meanings)
+
+
+@dataclass
+class _Part:
+    """A definition, or a notebook's cell: what it means, and the (module, name) pairs of the package that it uses."""
+
+    meaning: str
+    targets: list[tuple[str, str]]
+
+
+@dataclass
+class _Module:
+    """The top-level definitions of a module by name, and what its imports name: (module, name), or (module, "") itself."""
+
+    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imported: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@functools.cache
+def _module(name: str) -> _Module:
+    path = REPOSITORY / "sqlib" / f"{name.replace('.', '/')}.py"
+    path = path if path.exists() else path.with_suffix("") / "__init__.py"
+    if not path.exists():
+        raise SqlibError(f"there is no module sqlib.{name}: sqlib/study/sources.py names it")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    module = _Module(imported=_imported(tree))
+    for node in tree.body:
+        for each in _names(node):
+            module.definitions.setdefault(each, []).append(node)
+    return module
+
+
+@functools.cache
+def _definitions(module: str, name: str) -> list[_Part]:
+    found = _module(module)
+    return [_part(node, module, found.definitions.keys(), found.imported) for node in found.definitions.get(name, [])]
+
+
+def _names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+    return []
+
+
+def _imported(tree: ast.AST) -> dict[str, tuple[str, str]]:
+    """What the imports of this package, wherever they stand in the code, bind: (module, name), or (module, "") a module."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sqlib":
+            above = node.module.removeprefix("sqlib").removeprefix(".")
+            for alias in node.names:
+                path = REPOSITORY / "sqlib" / above.replace(".", "/") / alias.name
+                is_module = path.is_dir() or path.with_suffix(".py").exists()
+                whole = f"{above}.{alias.name}".removeprefix(".")
+                found[alias.asname or alias.name] = (whole, "") if is_module else (above, alias.name)
+    return found
+
+
+def _part(node: ast.AST, module: str, own: Collection[str], imported: dict[str, tuple[str, str]]) -> _Part:
+    targets = []
+
+    def look(part: Any) -> None:
+        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+            target, name = imported.get(part.value.id, ("", "-"))
+            if name == "":
+                targets.append((target, part.attr))
+                return
+        if isinstance(part, ast.Name):
+            if imported.get(part.id, ("", ""))[1]:
+                targets.append(imported[part.id])
+            elif part.id in own:
+                targets.append((module, part.id))
+        for _, value in ast.iter_fields(part):
+            for inner in value if isinstance(value, list) else [value]:
+                if isinstance(inner, ast.AST):
+                    look(inner)
+
+    look(node)
+    modules = {alias for alias, (_, name) in imported.items() if name == ""}
+    renamed = {alias: name for alias, (_, name) in imported.items() if name}
+    return _Part(python_meaning(node, modules, renamed), targets)
+
+
+def python_meaning(code: str | ast.AST, modules: Iterable[str] = (), renamed: dict[str, str] | None = None) -> str:
+    """Canonical text of Python code without comments, docstrings, imports and formatting, the same on Python 3.11 to 3.13.
+
+    modules: names of modules, of whose attributes the name alone counts; renamed: names by what they were imported as.
+    (`ast.dump` would do, but what it leaves out differs between those versions.)
+    """
+    renamed = renamed or {}
+
+    def dump(node: Any) -> str:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            return f"Name(id={node.attr!r},ctx={dump(node.ctx)})"
+        if isinstance(node, ast.Name) and node.id in renamed:
+            return f"Name(id={renamed[node.id]!r},ctx={dump(node.ctx)})"
+        if isinstance(node, ast.AST):
+            fields = ((name, getattr(node, name, None)) for name in node._fields)
+            inner = [f"{name}={dump(value)}" for name, value in fields if value is not None and value != []]
+            return f"{type(node).__name__}({','.join(inner)})"
+        if isinstance(node, list):
+            return f"[{','.join(dump(part) for part in node if not left_out(part))}]"
+        return repr(node)
+
+    def left_out(node: Any) -> bool:
+        is_text = (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        )
+        return is_text or isinstance(node, ast.Import | ast.ImportFrom)
+
+    return dump(ast.parse(code) if isinstance(code, str) else code)
+
+
+def _notebook(path: Path) -> list[_Part]:
+    """The cells of a notebook; of one that is not there, none."""
+    cells = read_json(path).get("cells", []) if path.exists() else []
+    sources = [(str(cell.get("cell_type")), "".join(cell.get("source", []))) for cell in cells]
+    trees: dict[int, ast.Module] = {}
+    for number, (kind, source) in enumerate(sources):
+        if kind == "code":
+            with contextlib.suppress(SyntaxError):  # a cell with a magic command counts as it is written
+                trees[number] = ast.parse(source)
+    imported: dict[str, tuple[str, str]] = {}
+    for tree in trees.values():
+        imported |= _imported(tree)
+    return [
+        _part(trees[number], "", set(), imported) if number in trees else _Part(f"{kind}:{source}", [])
+        for number, (kind, source) in enumerate(sources)
+    ]

@@ -1,0 +1,1 @@
+"""Ordinary and saliency-guided training of one network on tensors. No file is read or written here."""

@@ -1,0 +1,1 @@
+"""Who runs it: jobs, processes, locks, Snakemake, pages and git."""
