@@ -27,7 +27,7 @@ from sqlib.study.origin import provenance
 from sqlib.study.parameters import Run, load_study
 from sqlib.study.results import read_result
 from sqlib.training.loop import fit
-from sqlib.workflow.readme import ELSEWHERE, markdown_table, revision, update_readme
+from sqlib.workflow.readme import ELSEWHERE, markdown_table, revision, update_page
 
 OUTPUT = Path(__file__).with_name("elsewhere.json")
 GROUP = "fashion_mnist/lenet/w2a2/standard"
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = {**compare(Path(scratch), seeds), "provenance": provenance(started)}
     write_atomically(OUTPUT, (json.dumps(results, indent=1) + "\n").encode())
     print(table(results))
-    update_readme(REPOSITORY / "REPRODUCING.md", table(results), ELSEWHERE)
+    update_page(ELSEWHERE, table(results))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from sqlib.study.parameters import Run, load_study
 from sqlib.study.results import load_model
 from sqlib.training import guided, loop
 from sqlib.training.examples import Dataset, to_float
-from sqlib.workflow.readme import GPU, markdown_table, revision, update_readme
+from sqlib.workflow.readme import GPU, markdown_table, revision, update_page
 from timing import FEWEST_REPEATS, summary
 
 OUTPUT = Path(__file__).with_name("gpu.json")
@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_atomically(options.output, (json.dumps(results, indent=1) + "\n").encode())
     print(table(results))
     if options.output == OUTPUT:
-        update_readme(REPOSITORY / "README.md", table(results), GPU)
+        update_page(GPU, table(results))
 
 
 if __name__ == "__main__":

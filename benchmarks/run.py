@@ -26,11 +26,10 @@ import steps
 from sqlib.files import write_atomically
 from sqlib.hardware import bfloat16_units, instructions, keep_memory
 from sqlib.networks.network import build_model
-from sqlib.places import REPOSITORY
 from sqlib.quant.kernels import integers
 from sqlib.study.origin import provenance
 from sqlib.study.parameters import load_setup
-from sqlib.workflow.readme import BENCHMARKS, markdown_table, revision, update_readme
+from sqlib.workflow.readme import BENCHMARKS, markdown_table, revision, update_page
 from timing import BUILDS, FEWEST_REPEATS, Step, alternate, summary
 
 OUTPUT = Path(__file__).with_name("results.json")
@@ -290,7 +289,7 @@ MEANINGS = {
 }
 
 
-def readme_block(results: dict) -> str:
+def page_table(results: dict) -> str:
     """The results as a Markdown table, a row a case."""
     rows = []
     for ratio, entry in results["ratios"].items():
@@ -343,7 +342,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_atomically(output, (json.dumps(results, indent=1) + "\n").encode())
     print(table(results))
     if output == OUTPUT:
-        update_readme(REPOSITORY / "README.md", readme_block(results), BENCHMARKS)
+        update_page(BENCHMARKS, page_table(results))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from sqlib.study.origin import git_state, provenance
 from sqlib.study.parameters import load_setup, load_study
 from sqlib.study.results import collect
 from sqlib.training.loop import make_optimizer, train_step
-from sqlib.workflow.readme import SCALE, markdown_table, revision, update_readme
+from sqlib.workflow.readme import SCALE, markdown_table, revision, update_page
 from sqlib.workflow.snakemake import pending
 from sqlib.workflow.stamps import write_stamps
 from timing import BUILDS, FEWEST_REPEATS, Step, steadily, summary
@@ -295,7 +295,7 @@ def main(arguments: list[str] | None = None) -> None:
             write_atomically(options.output, (json.dumps(results, indent=1) + "\n").encode())  # what is measured stays
     print(table(results))
     if options.output == OUTPUT:
-        update_readme(REPOSITORY / "README.md", table(results), SCALE)
+        update_page(SCALE, table(results))
 
 
 if __name__ == "__main__":

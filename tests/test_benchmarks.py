@@ -155,12 +155,12 @@ def test_quick_run_writes_every_ratio(tmp_path, capsys, monkeypatch):
             assert (entry["median"], entry["n"], entry["spread"], entry["met"]) == (None, 0, None, None)
     assert results["ratios"]["brevitas_over_ours_float32"]["reason"] == "not measured: pip install brevitas"
 
-    rows = benchmark.readme_block(results).splitlines()
+    rows = benchmark.page_table(results).splitlines()
     assert all(sum(f"`{ratio}`" in row for row in rows) == 1 for ratio in benchmark.TARGETS)
     assert all(row.count("|") == 9 for row in rows if row.startswith("|"))
     busy = {**results, "load_average": {"before": [0.9, 0.9, 0.9]}}
-    assert "The machine was busy" in benchmark.readme_block(busy)
-    assert "The machine was busy" not in benchmark.readme_block({**busy, "load_average": {"before": [0.1, 0.9, 0.9]}})
+    assert "The machine was busy" in benchmark.page_table(busy)
+    assert "The machine was busy" not in benchmark.page_table({**busy, "load_average": {"before": [0.1, 0.9, 0.9]}})
 
     printed = capsys.readouterr().out
     assert all(ratio in printed for ratio in benchmark.TARGETS)
@@ -284,7 +284,7 @@ def test_no_more_threads_train_at_a_time_than_asked(monkeypatch, tmp_path):
     monkeypatch.setattr(elsewhere, "compare", lambda *_: {})
     monkeypatch.setattr(elsewhere, "provenance", lambda _: {})
     monkeypatch.setattr(elsewhere, "table", lambda _: "a table")
-    monkeypatch.setattr(elsewhere, "update_readme", lambda *_: None)
+    monkeypatch.setattr(elsewhere, "update_page", lambda *_: None)
     monkeypatch.setattr(elsewhere, "OUTPUT", tmp_path / "elsewhere.json")
     elsewhere.main(["--jobs", "2"])
     assert max(most) == 2 and len(set(seen)) == len(seen) == 3 * len(elsewhere.VARIANTS)
@@ -313,20 +313,21 @@ def test_inside_step_by_step_nothing_is_replayed():
 
 
 @pytest.mark.parametrize(
-    "page, marks, output, block",
+    "block, output, table",
     [
-        ("README.md", BENCHMARKS, benchmark.OUTPUT, benchmark.readme_block),
-        ("README.md", GPU, gpu.OUTPUT, gpu.table),
-        ("README.md", SCALE, scale.OUTPUT, scale.table),
-        ("REPRODUCING.md", ELSEWHERE, elsewhere.OUTPUT, elsewhere.table),
+        (BENCHMARKS, benchmark.OUTPUT, benchmark.page_table),
+        (GPU, gpu.OUTPUT, gpu.table),
+        (SCALE, scale.OUTPUT, scale.table),
+        (ELSEWHERE, elsewhere.OUTPUT, elsewhere.table),
     ],
+    ids=lambda value: getattr(value, "name", ""),
 )
-def test_what_the_pages_say_is_what_was_measured(page, marks, output, block):
-    shown = (REPOSITORY / page).read_text().split(marks[0])[1].split(marks[1])[0]
-    assert shown.strip() == block(json.loads(output.read_text())).strip()
+def test_what_the_pages_say_is_what_was_measured(block, output, table):
+    shown = (REPOSITORY / block.page).read_text().split(block.start)[1].split(block.end)[0]
+    assert shown.strip() == table(json.loads(output.read_text())).strip()
 
 
-def test_a_gpu_gave_the_same_bits_as_the_readme_says():
+def test_a_gpu_gave_the_same_bits_as_the_page_says():
     assert set(json.loads(gpu.OUTPUT.read_text())["furthest_weight"].values()) == {0.0}
 
 

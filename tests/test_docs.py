@@ -1,5 +1,6 @@
 """What the written pages name is there: files, headings, `make` targets, commands, environment variables."""
 
+import pkgutil
 import re
 
 import pytest
@@ -9,10 +10,11 @@ from sqlib.places import REPOSITORY
 from sqlib.study.claims import load_claims
 from sqlib.workflow.commands import app
 
-PAGES = [REPOSITORY / name for name in ("README.md", "REPRODUCING.md")] + sorted((REPOSITORY / "docs").glob("*.md"))
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 TARGETS = set(re.search(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.M)[1].split())
 COMMANDS = set(typer.main.get_command(app).commands)
+FRONT_PAGE_BYTES = 7000
 INTERNAL = {"SQLIB_JOB", "SQLIB_UNWATCHED"}  # set by the study for its own processes
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -51,11 +53,23 @@ def test_a_command_that_is_not_there_would_be_seen():
     assert commands(text) == ({"reproduse", "tests"}, {"trian"})
 
 
-def test_the_readme_names_every_target():
-    named = (
-        commands((REPOSITORY / "README.md").read_text())[0] | commands((REPOSITORY / "REPRODUCING.md").read_text())[0]
-    )
-    assert {"setup", "smoke", "reproduce", "sweeps", "reports", "check", "publish", "lab", "test", "bench"} <= named
+def test_every_target_is_explained():
+    assert TARGETS <= commands((REPOSITORY / "docs/commands.md").read_text())[0]
+
+
+def test_the_front_page_fits_on_two_screens_and_leads_to_every_other_page():
+    text = (REPOSITORY / "README.md").read_text()
+    assert len(text.encode()) <= FRONT_PAGE_BYTES
+    assert {"reproduce", "test"} <= commands(text)[0]
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", text))
+    assert linked == {f"docs/{page.name}" for page in PAGES[1:]}
+
+
+# docs/extending.md has a test of its own.
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "extending.md"], ids=lambda page: page.name)
+def test_every_python_block_runs(page, capsys):
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S):
+        exec(compile(block, page.name, "exec"), {})  # what it says is what a reader would type
 
 
 @pages
@@ -78,14 +92,20 @@ def test_every_file_that_is_named_is_there(page):
             assert (REPOSITORY / span).exists(), span
 
 
+@pages
+def test_every_function_that_is_named_is_there(page):
+    for name in {span for span in code(page.read_text()) if re.fullmatch(r"sqlib(\.\w+)+", span)}:
+        pkgutil.resolve_name(name)
+
+
 def test_every_environment_variable_for_users_is_explained():
-    sources = [path.read_text() for path in (REPOSITORY / "sqlib").glob("*.py")]
+    sources = [path.read_text() for path in (REPOSITORY / "sqlib").rglob("*.py")]
     read = set(re.findall(r'(?:environ\.get|place)\("(SQLIB_\w+)"', "\n".join(sources)))
     assert {"SQLIB_DATA", "SQLIB_DEVICE", "SQLIB_PARAMS", "SQLIB_REPORTS", "SQLIB_TIME_LIMIT"} <= read
-    readme = (REPOSITORY / "README.md").read_text()
-    assert all(f"`{name}`" in readme for name in read - INTERNAL)
+    explained = (REPOSITORY / "docs/commands.md").read_text()
+    assert all(f"`{name}`" in explained for name in read - INTERNAL)
 
 
 def test_every_claim_has_its_place_in_the_map_from_claims_to_commands():
-    text = (REPOSITORY / "REPRODUCING.md").read_text()
+    text = (REPOSITORY / "docs/reproducing.md").read_text()
     assert all(f"`{claim.id}`" in text for claim in load_claims().claims)

@@ -668,11 +668,11 @@ def publish(
 ) -> None:
     """Copy a complete study to reports/reference.
 
-    Its pages, results, tables and figures, and the models of its first seed; the main table goes into README.md, what to
-    expect elsewhere into REPRODUCING.md.
+    Its pages, results, tables and figures, and the models of its first seed; the answer goes into README.md, what to
+    expect elsewhere into docs/reproducing.md.
     """
     from sqlib.workflow.publish import LIMIT_BYTES, publish_study
-    from sqlib.workflow.readme import EXPECTED, expected_block, results_block, update_readme
+    from sqlib.workflow.readme import EXPECTED, RESULTS, expected_block, results_block, update_page
 
     study = load_study(name)
     if name != "paper" and not force:
@@ -696,8 +696,8 @@ def publish(
         size, left_out = publish_study(study, reports, target)
     if name == "paper" and target.is_relative_to(REPOSITORY):
         pictures = f"{target.relative_to(REPOSITORY)}/figures"
-        update_readme(REPOSITORY / "README.md", results_block(study, reports, pictures))
-        update_readme(REPOSITORY / "REPRODUCING.md", expected_block(study, reports), EXPECTED)
+        update_page(RESULTS, results_block(study, reports, pictures))
+        update_page(EXPECTED, expected_block(study, reports))
     print(f"{shown(target)}: {size / 1e6:.1f} MB from study {name}")
     if left_out:
         print(f"left out to stay under {LIMIT_BYTES / 1e6:.0f} MB: {', '.join(left_out)}")

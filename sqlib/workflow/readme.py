@@ -1,24 +1,50 @@
-"""The parts of README.md and REPRODUCING.md that are made by commands (`make publish`, `make bench`, ...), between two marks."""
+"""The parts of README.md and docs/ that are made by commands (`make publish`, `make bench`, ...), each between two marks."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.files import write_atomically
-from sqlib.report.front_page import answer, headline_frame
+from sqlib.places import REPOSITORY
+from sqlib.report.front_page import answer, headline_frame, training_title
+from sqlib.study.claims import read_claims
 from sqlib.study.parameters import Study
 from sqlib.study.results import collect, read_result
 from sqlib.workflow.check import tolerances
 
-START, END = "<!-- results: made by `make publish`, not by hand -->", "<!-- end of results -->"
-ELSEWHERE = "<!-- elsewhere: made by `make elsewhere`, not by hand -->", "<!-- end of elsewhere -->"
-BENCHMARKS = "<!-- benchmarks: made by `make bench`, not by hand -->", "<!-- end of benchmarks -->"
-SCALE = "<!-- scale: made by `make scale`, not by hand -->", "<!-- end of scale -->"
-GPU = "<!-- gpu: made by `make bench-gpu`, not by hand -->", "<!-- end of gpu -->"
-FAULTS = "<!-- faults: made by `make test-faults RECORD=yes`, not by hand -->", "<!-- end of faults -->"
-EXPECTED = "<!-- expected: made by `make publish`, not by hand -->", "<!-- end of expected -->"
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a page: what it shows, the page's path in the repository, and the command that writes it."""
+
+    name: str
+    page: str
+    command: str
+
+    @property
+    def start(self) -> str:
+        return f"<!-- {self.name}: made by `{self.command}`, not by hand -->"
+
+    @property
+    def end(self) -> str:
+        return f"<!-- end of {self.name} -->"
+
+
+RESULTS = Block("results", "README.md", "make publish")
+EXPECTED = Block("expected", "docs/reproducing.md", "make publish")
+ELSEWHERE = Block("elsewhere", "docs/reproducing.md", "make elsewhere")
+FAULTS = Block("faults", "docs/reproducing.md", "make test-faults RECORD=yes")
+BENCHMARKS = Block("benchmarks", "docs/benchmarks.md", "make bench")
+SCALE = Block("scale", "docs/benchmarks.md", "make scale")
+GPU = Block("gpu", "docs/benchmarks.md", "make bench-gpu")
+BLOCKS = (RESULTS, EXPECTED, ELSEWHERE, FAULTS, BENCHMARKS, SCALE, GPU)
+
+SHOWN = ("test accuracy, %", "Gini index", "faithfulness gap")
+"""Columns of the headline table that the README has room for."""
 EXPECTED_METRICS = {
     "test_accuracy": ("test accuracy, points", 100, 2),
     "gini": ("Gini index", 1, 3),
@@ -64,56 +90,66 @@ def expected_block(study: Study, reports: Path) -> str:
 
 
 def results_block(study: Study, reports: Path, pictures: str) -> str:
-    """Markdown of the answer for each data set, the main table, and the first data set's comparison picture.
+    """Markdown of the answer, the main table, the verdicts, and the first data set's comparison picture.
 
     reports: the study's folder with its results; pictures: where its figures are, as a link from the README.
     """
     rows = collect(study, reports)
     network = study.networks[0]
     rows = rows[rows["network"] == network]
-    parts, tables = [], []
+    found, lines = [], []
     for dataset in study.datasets:
-        own = rows[rows["dataset"] == dataset]
-        found = answer(study, network, dataset_title(dataset), own)
-        if found:
-            parts.append(_sentence(found))
+        title, own = dataset_title(dataset), rows[rows["dataset"] == dataset]
         if len(own):
-            frame = headline_frame(study, dataset, network, own).reset_index()
-            frame.insert(0, "data set", dataset_title(dataset))
-            tables.append(frame)
-    if not tables:
+            found.append(answer(study, network, title, own))
+            frame = headline_frame(study, dataset, network, own)
+            for setup, both in frame.groupby(level="setup", sort=False):
+                lines.append([title, str(setup), *(" / ".join(both[column]) for column in SHOWN)])
+    if not lines:
         raise SqlibError(f"{reports} holds no results to show in the README")
-    rows = ([str(cell) for cell in row] for frame in tables for row in frame.itertuples(index=False))
-    lines = markdown_table([str(column) for column in tables[0].columns], rows)
-    seeds = "mean ± standard deviation over seeds" if len(study.seeds) > 1 else "one seed"
+    trainings = " / ".join(training_title(training) for training in study.trainings)
+    table = markdown_table(["data set", "setup", *SHOWN], lines)
+    spread = "mean ± standard deviation over seeds" if len(study.seeds) > 1 else "one seed"
+    dead = rows.groupby(["dataset", "setup", "training"])["dead_map_rate"].mean().max()
+    verdicts = Counter(row["verdict"] for row in read_claims(reports / "results/claims.json"))
+    below = [
+        f"In each cell: {trainings} training. Test images, network `{network}`, {spread}. "
+        f"In no group of runs are more than {dead:.2%} of the maps dead.",
+        f"Verdicts on the claims: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.most_common())}.",
+    ]
     picture = (
         f"![The same images under every setup, standard and guided]({pictures}/compare_{study.datasets[0]}_maps.png)"
     )
-    return "\n\n".join([*parts, "\n".join(lines), f"Test images, network `{network}`, {seeds}.", picture])
+    return "\n\n".join([_sentences([entry for entry in found if entry]), "\n".join(table), " ".join(below), picture])
 
 
-def update_readme(readme: Path, block: str, marks: tuple[str, str] = (START, END)) -> None:
-    """Put the block between two marks of the README; raises SqlibError when a mark is missing."""
-    text = readme.read_text(encoding="utf-8")
-    before, start, rest = text.partition(marks[0])
-    _, end, after = rest.partition(marks[1])
+def update_page(block: Block, text: str, root: Path = REPOSITORY) -> None:
+    """Put the text between the two marks of the block on its page; raises SqlibError when a mark is missing."""
+    page = root / block.page
+    before, start, rest = page.read_text(encoding="utf-8").partition(block.start)
+    _, end, after = rest.partition(block.end)
     if not start or not end:
-        raise SqlibError(
-            f"{os.path.relpath(readme)}: expected the lines '{marks[0]}' and '{marks[1]}' around the results"
-        )
-    write_atomically(readme, f"{before}{marks[0]}\n\n{block}\n\n{marks[1]}{after}".encode())
+        raise SqlibError(f"{os.path.relpath(page)}: expected the lines '{block.start}' and '{block.end}'")
+    write_atomically(page, f"{before}{start}\n\n{text}\n\n{end}{after}".encode())
 
 
-def _sentence(found: dict[str, str]) -> str:
-    guided = ""
-    if "guided_accuracy" in found:
-        guided = (
-            f" At {found['after']}, saliency-guided instead of ordinary training changes the accuracy by "
-            f"{found['guided_accuracy']} points and the Gini index by {found['guided_gini']}."
+def _sentences(found: Sequence[dict[str, str]]) -> str:
+    """What the fewest bits change, and what guidance changes there, on each data set: three sentences."""
+    if not found:
+        return ""
+
+    def on_each(key: str, unit: str = "") -> str:
+        return " and ".join(f"{entry[key]}{unit} on {entry['title']}" for entry in found)
+
+    before, after, seeds = (found[0][key] for key in ("before", "after", "seeds"))
+    parts = [
+        f"**From {before} to {after}, test accuracy changes by {on_each('accuracy_change', ' points')}** ({seeds}).",
+        f"The Gini index of the saliency maps changes by {on_each('gini_change')}, "
+        f"their faithfulness gap by {on_each('gap_change')}.",
+    ]
+    if all("guided_accuracy" in entry for entry in found):
+        parts.append(
+            f"At {after}, saliency-guided instead of ordinary training changes the Gini index by {on_each('guided_gini')}, "
+            f"and the accuracy by {on_each('guided_accuracy', ' points')}."
         )
-    return (
-        f"**{found['title']}**, {found['before']} to {found['after']} with ordinary training: test accuracy "
-        f"{found['accuracy_before']}% to {found['accuracy_after']}% ({found['accuracy_change']} points), "
-        f"Gini index of the saliency maps {found['gini_before']} to {found['gini_after']} ({found['gini_change']}), their "
-        f"faithfulness gap {found['gap_before']} to {found['gap_after']} ({found['gap_change']}); {found['seeds']}.{guided}"
-    )
+    return " ".join(parts)

@@ -1,4 +1,4 @@
-"""At the end of a campaign: how many faults were tried, and how many survived; with RECORD=yes also in REPRODUCING.md."""
+"""At the end of a campaign: how many faults were tried, and how many survived; with RECORD=yes also in docs/reproducing.md."""
 
 import os
 import signal
@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 
 from pytest import ExitCode
 
-from sqlib.places import REPOSITORY
 from sqlib.report.words import duration
 from sqlib.study.origin import provenance
-from sqlib.workflow.readme import FAULTS, update_readme
+from sqlib.workflow.readme import FAULTS, update_page
 
 # A shell ignores Ctrl-C for what it starts in the background, and whatever that starts inherits it: not what is tried here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -60,5 +59,5 @@ def pytest_terminal_summary(terminalreporter, exitstatus):
         terminalreporter.write_line(f"not recorded: not the whole campaign ({', '.join(left_out)})")
         return
     seconds = sum(report.duration for reports in stats.values() for report in reports if hasattr(report, "duration"))
-    update_readme(REPOSITORY / "REPRODUCING.md", block(found, seconds), FAULTS)
-    terminalreporter.write_line("recorded in REPRODUCING.md")
+    update_page(FAULTS, block(found, seconds))
+    terminalreporter.write_line(f"recorded in {FAULTS.page}")

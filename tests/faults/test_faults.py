@@ -1,7 +1,7 @@
 """The fault campaign: whatever happens to a study, the same command makes it whole again, with the numbers of an undisturbed one.
 
 `make test-faults` runs all of it over a micro study of two runs on a few hundred real images; FAULTS=3 limits the kills,
-SAMPLE=yes takes a fault of each kind, and RECORD=yes writes what was tried and survived into REPRODUCING.md (`conftest.py`).
+SAMPLE=yes takes a fault of each kind, and RECORD=yes writes what was tried and survived into docs/reproducing.md (`conftest.py`).
 Expected of every fault: nothing that was finished is lost, nothing that is damaged is believed, nothing has to be
 cleaned by hand, and the error, where there is one, is a line.
 """
