@@ -24,7 +24,7 @@ from sqlib.data import datasets, images, loading
 from sqlib.deploy import integer, packed
 from sqlib.networks.network import build_model
 from sqlib.places import PARAMS
-from sqlib.report import front_page, plots, quality_table
+from sqlib.report import front_page, quality_table, runs_table
 from sqlib.study import claims, parameters, results, sweeps
 from sqlib.study.parameters import load_study
 from sqlib.workflow import check
@@ -149,8 +149,8 @@ FOLDER = Path("runs") / RUN.id
 READERS = {
     "packed": (FOLDER / results.PACKED, lambda path: integer.IntegerModel.load(path).logits(np.zeros((1, 28, 28), np.uint8))),
     "packed for torch": (FOLDER / results.PACKED, packed.load_packed),
-    "deployed": (Path("results/deployed_mnist.json"), beside(lambda reports: plots.deployed_of(STUDY, reports))),
-    "table of runs": (Path("results/runs.csv"), beside(lambda reports: plots.runs_of(STUDY, reports))),
+    "deployed": (Path("results/deployed_mnist.json"), beside(lambda reports: runs_table.deployed_of(STUDY, reports))),
+    "table of runs": (Path("results/runs.csv"), beside(lambda reports: runs_table.runs_of(STUDY, reports))),
     "result": (FOLDER / "result.json", lambda path: results.run_of(path.parent)),
     "result, collected": (FOLDER / "result.json", beside(lambda reports: results.collect(STUDY, reports))),
     "result, compared": (FOLDER / "result.json", beside(lambda reports: check.compare_studies(STUDY, reports, reports / "old"))),

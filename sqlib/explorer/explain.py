@@ -22,7 +22,7 @@ from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from sqlib.checked import SqlibError, nearest
-from sqlib.data.datasets import source_of
+from sqlib.data.datasets import dataset_title, source_of
 from sqlib.data.images import Picture, printable, read_images
 from sqlib.deploy.integer import answer
 from sqlib.files import read_json, to_json, write_atomically
@@ -32,7 +32,8 @@ from sqlib.networks.network import Network
 from sqlib.networks.passes import predict
 from sqlib.places import shown_path
 from sqlib.report.cells import png
-from sqlib.report.plots import FAINT, INK, WIDTH, dataset_title, own_look, setup_style, training_title
+from sqlib.report.figures.style import FAINT, INK, WIDTH, own_look, setup_style
+from sqlib.report.words import training_title
 from sqlib.study.origin import git_state, package_versions
 from sqlib.study.parameters import Run
 from sqlib.study.results import PACKED, load_model, run_of

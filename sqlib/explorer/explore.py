@@ -30,7 +30,9 @@ from sqlib.measures.clarity import dead
 from sqlib.measures.faithfulness import salient_order
 from sqlib.networks.network import Network
 from sqlib.networks.passes import predict
-from sqlib.report.plots import find_reports, setup_style, study_of, training_title
+from sqlib.report.figures.style import setup_style
+from sqlib.report.runs_table import find_reports, study_of
+from sqlib.report.words import training_title
 from sqlib.study.jobs.quality import NO_GRADIENT
 from sqlib.study.results import PACKED, load_model
 from sqlib.training.examples import Dataset, to_float

@@ -20,8 +20,8 @@ from pathlib import Path
 from sqlib.checked import SqlibError
 from sqlib.files import to_json, write_atomically
 from sqlib.places import REPOSITORY
+from sqlib.report.figures.style import own_look
 from sqlib.report.html import flat_table, table_cells, table_html
-from sqlib.report.plots import own_look
 
 _folders: dict[str, Path | None] = {"figures": None, "tables": None}
 

@@ -11,7 +11,7 @@ from sqlib.data.datasets import dataset_title
 from sqlib.files import write_atomically
 from sqlib.quant.bits import NETWORK_LAYERS
 from sqlib.report.html import check_size, file_links, render_page, table_html, with_file_links, with_wide_figures_marked
-from sqlib.report.words import logged_errors
+from sqlib.report.words import logged_errors, training_title
 from sqlib.study.claims import read_claims, signed, unit_of
 from sqlib.study.parameters import Run, Study
 from sqlib.study.results import collect, compare_page, read_result
@@ -101,11 +101,6 @@ _COUNTS = dict(enumerate(["no", "one", "two", "three", "four", "five", "six", "s
 def _listed(words: list[str]) -> str:
     """'a, b and c'."""
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
-
-
-def training_title(name: str) -> str:
-    """`saliency_guided` as readers write it."""
-    return name.replace("_", "-")
 
 
 def _group_title(study: Study, dataset: str, network: str) -> str:

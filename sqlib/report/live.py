@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sqlib.networks.network import Network
-from sqlib.report import plots
 from sqlib.report.cells import png
+from sqlib.report.figures import film_strip, training_curves
 from sqlib.study.parameters import Run
 from sqlib.training.loop import Progress
 
@@ -56,8 +56,8 @@ class LiveTraining:
         if not self._watched:
             return
         epoch = last["epoch"]
-        curves = plots.training_curves(progress.history, epochs=progress.epochs)
-        maps = plots.film_strip(self.strips[-1:], self.images, epochs=[epoch])
+        curves = training_curves(progress.history, epochs=progress.epochs)
+        maps = film_strip(self.strips[-1:], self.images, epochs=[epoch])
         self._curves.update(picture(curves, f"Loss and accuracy after each epoch up to epoch {epoch}."))
         self._maps.update(picture(maps, f"Ten validation images and their saliency maps after epoch {epoch}."))
 

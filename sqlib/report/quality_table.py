@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.files import read_json
-from sqlib.report.plots import training_title
+from sqlib.report.words import training_title
 from sqlib.statistics import Interval, bootstrap
 from sqlib.study.parameters import Quality, Run, Study
 

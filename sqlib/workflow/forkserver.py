@@ -36,7 +36,7 @@ _OWN = {
 IN_NOTEBOOKS = (
     "torch", "IPython.core.completerlib", "IPython.core.debugger", "IPython.core.logger", "IPython.core.oinspect",
     "IPython.extensions.storemagic", "ipykernel.debugger", "ipykernel.kernelapp", "matplotlib.backends.backend_agg",
-    "matplotlib.pyplot", "pandas", "sqlib.report.plots", "sqlib.report.cells", "sqlite3", "tornado.locks",
+    "matplotlib.pyplot", "pandas", "sqlib.report.figures", "sqlib.report.cells", "sqlite3", "tornado.locks",
     "tornado.platform.asyncio",
 )  # fmt: skip
 """What every notebook and its kernel import, or nearly so."""
@@ -44,9 +44,9 @@ MODULES = (
     *IN_NOTEBOOKS, "captum.attr", "ipython_pygments_lexers", "jinja2.ext", "latex2mathml.converter", "nbconvert",
     "papermill", "pygments.unistring", "scipy.stats", "skimage.metrics", "sqlib.study.claims",
     "sqlib.workflow.commands", "sqlib.study.jobs.deployed", "sqlib.workflow.notebooks", "sqlib.report.front_page",
-    "sqlib.report.inside", "sqlib.report.live", "sqlib.report.html", "sqlib.study.jobs.post_training",
-    "sqlib.study.jobs.quality", "sqlib.report.quality_plots", "sqlib.report.quality_table", "sqlib.study.jobs.roar",
-    "sqlib.report.roar_plots",
+    "sqlib.report.live", "sqlib.report.html", "sqlib.study.jobs.post_training",
+    "sqlib.study.jobs.quality", "sqlib.report.quality_table", "sqlib.report.runs_table",
+    "sqlib.study.jobs.roar",
 )  # fmt: skip
 """What the jobs of a study and their notebooks import."""
 

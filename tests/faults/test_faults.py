@@ -256,7 +256,7 @@ def test_a_fork_server_with_other_code_than_is_there_now_is_not_used(undisturbed
     process = study.start(folder=copy, PYTHONPATH=str(copy), SQLIB_DATA=data)
     server = child_with(process, "sqlib forks")
     child_with(process, "", of=server)  # so it has imported, answered and forked
-    os.utime(copy / "sqlib/report/roar_plots.py")
+    os.utime(copy / "sqlib/report/runs_table.py")
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, out + err
     assert study.whole() == undisturbed[1]

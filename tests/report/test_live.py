@@ -56,7 +56,7 @@ def test_nothing_is_drawn_where_nobody_watches(monkeypatch):
     line, curves, maps = handles = [Handle(), Handle(), Handle()]
     given = iter(handles)
     monkeypatch.setattr(live, "display", lambda what, display_id: next(given))
-    monkeypatch.setattr(live.plots, "training_curves", None)  # would fail if it were called
+    monkeypatch.setattr(live, "training_curves", None)  # would fail if it were called
     picture = live.LiveTraining(load_study("smoke").make_run("mnist", "lenet", "fp32", "standard", 0))
     picture(Progress(None, [entry(1)], torch.rand(10, 28, 28), torch.rand(10, 28, 28), 1))
     assert len(picture.strips) == 1

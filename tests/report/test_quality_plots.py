@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from sqlib.maps.attribution import METHODS
-from sqlib.report.quality_plots import fill_curves, method_title, pareto, sanity_depths, trade_off
+from sqlib.report.figures import fill_curves, pareto, sanity_depths, trade_off
+from sqlib.report.words import method_title
 
 
 def test_the_front_is_what_nothing_beats():

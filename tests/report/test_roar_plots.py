@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from sqlib.report.roar_plots import roar_curves
+from sqlib.report.figures import roar_curves
 
 
 @pytest.fixture

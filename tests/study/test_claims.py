@@ -12,7 +12,7 @@ from sqlib import places
 from sqlib.checked import SqlibError
 from sqlib.files import to_json
 from sqlib.networks.network import build_model
-from sqlib.report.verdicts import forest
+from sqlib.report.figures import forest
 from sqlib.study import claims
 from sqlib.study.parameters import load_study
 from sqlib.study.results import save_run

@@ -62,7 +62,7 @@ EXPLAINED = {"explanations_mnist", "explanations_fashion_mnist"}
         ("notebooks/3_saliency.ipynb", '"source": [', '"source": [\n    "# More\\n",', {"saliency"}),
         ("sqlib/study/claims.py", "alpha: float = 0.05", "alpha: float = 0.01", {"claims", "index"}),
         (
-            "sqlib/report/plots.py",
+            "sqlib/report/figures/style.py",
             "WIDTH = 8.0",
             "WIDTH = 9.0",
             {*PAGES, *EXPLAINED, "saliency", "tables", "claims", "sweep_quick"},

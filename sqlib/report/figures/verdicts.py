@@ -20,7 +20,7 @@ def forest(rows: list[dict[str, Any]]):
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
 
-    from sqlib.report.plots import setup_style
+    from sqlib.report.figures.style import setup_style
 
     factor, unit, _ = unit_of(rows[0]["quantity"])
     lines = []

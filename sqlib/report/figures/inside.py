@@ -9,7 +9,7 @@ from torch import Tensor
 from sqlib.networks.network import Network
 from sqlib.quant.activations import PACT
 from sqlib.quant.bits import FLOAT
-from sqlib.report.plots import FAINT, INK, SETUP_STYLE, WIDTH, own_look
+from sqlib.report.figures.style import FAINT, INK, SETUP_STYLE, WIDTH, own_look
 
 _BLUE, _ORANGE = SETUP_STYLE["w4a4"].colour, SETUP_STYLE["w2a2"].colour
 
