@@ -1,4 +1,4 @@
-"""Tests of sqlib.report.quality_plots: the Pareto front by hand, and figures that hold what they are given."""
+"""Figures of the quality of maps: the Pareto front by hand, and figures that hold what they are given."""
 
 import math
 
