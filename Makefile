@@ -101,9 +101,10 @@ test-faults: $(READY)  ## kill and damage a small study in every way we know, an
 test-cluster: $(READY)  ## make a small study on a SLURM cluster of two nodes started here, one of them lost half-way (root; Debian's slurm-wlm, munge)
 	@$(PYTHON) -m pytest -rs tests/cluster
 
-lint: $(READY)  ## check style and formatting
+lint: $(READY)  ## check style, formatting, and that no package imports one above it
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
+	@$(call quoted,$(BIN)/lint-imports) --no-cache --no-logo
 
 bench: $(READY) $(BENCH)  ## measure how fast training is, against its targets: benchmarks/results.json (two idle cores, minutes)
 	@$(PYTHON) benchmarks/run.py

@@ -173,7 +173,7 @@ BAD_STUDIES = [
     ("seeds: []\n", "seeds = []", "at least one"),
     ("seeds: [-1]\n", "seeds.0 = -1", "greater than or equal to 0"),
     ("seeds: [true]\n", "seeds.0 = True", "integer"),
-    ("seeds: off\n", "seeds = False", "list"),
+    ("seeds: off\n", "seeds = 'off'", "list"),
     ("networks: [lent]\n", "unknown network 'lent'", "did you mean 'lenet'?"),
     ("trainings: [guided]\n", "unknown training 'guided'", "did you mean 'saliency_guided'?"),
     ("trainings: standard\n", "trainings = 'standard'", "list"),
@@ -208,7 +208,7 @@ BAD_SETUPS = [
     (default("{weights: 2.0, activations: 2}"), "default.weights = 2.0", "integer"),
     (default("{weights: true, activations: 2}"), "default.weights = True", "integer"),
     (default('{weights: "2", activations: 2}'), "default.weights = '2'", "without quotes"),
-    (default("{weights: 4:2, activations: 2}"), "default.weights = 242", "2 to 8, or 32"),  # YAML 1.1: base 60
+    (default("{weights: 4:2, activations: 2}"), "default.weights = '4:2'", "integer"),  # base 60 in YAML 1.1
     (default("{weights: 2}"), "default", "activations"),
     (SETUP + "layers: {cnv1: {weights: 4}}\n", "unknown layer 'cnv1'", "did you mean 'conv1'?"),
     (SETUP + "layers: {conv1: {weights: 0}}\n", "layers.conv1.weights = 0", "2 to 8, or 32"),
