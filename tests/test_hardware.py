@@ -53,7 +53,7 @@ def test_units_are_read_from_the_processors_flags(text, bfloat16, int8, processo
 
 @pytest.mark.parametrize("there, dtype", [(True, torch.bfloat16), (False, torch.float32)])
 def test_auto_takes_bfloat16_where_there_are_units_for_it(there, dtype, make_run, monkeypatch):
-    monkeypatch.setattr(hardware, "bfloat16_units", lambda: there)
+    monkeypatch.setattr(loop, "bfloat16_units", lambda: there)
     assert loop.precision(make_run()) == dtype
     assert loop.precision(make_run(precision="float32")) == torch.float32
     assert loop.precision(make_run(precision="bfloat16")) == torch.bfloat16
@@ -175,7 +175,7 @@ def test_training_with_replayed_steps_is_the_same_to_the_bit(graphs, make_run, b
     run = make_run(4, "saliency_guided", epochs=2, batch_size=30, shift=1)  # of 200 images, the last 20
     plain, history = loop.fit(run, blobs)
     assert not graphs
-    monkeypatch.setattr(hardware, "replayed", hardware.Replayed)
+    monkeypatch.setattr(loop, "replayed", hardware.Replayed)
     other, replayed_history = loop.fit(run, blobs)
     (graph,) = graphs
     assert [generator.initial_seed() for generator in graph.generators] == [1, 2]  # all that a step draws from

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sqlib import hardware
 from sqlib.quant import activations, kernels, layers, weights
 from sqlib.quant.activations import PACT, pact
 from sqlib.quant.layers import QuantConv2d, QuantLinear
@@ -597,11 +596,11 @@ def test_sums_of_codes_are_integers(kind, bits):
             seen["sums"] = sums.clone()
             return rescale(sums, step)
 
-    kernels.Rescale = Spy
+    layers.Rescale = Spy
     try:
         y = layer(x, scale)
     finally:
-        kernels.Rescale = quant_rescale
+        layers.Rescale = quant_rescale
     assert torch.equal(seen["sums"].double(), exact)  # to the last bit
     step = layer.codes()[1].double() / float(scale)
     torch.testing.assert_close(y.double(), exact * step, rtol=1e-6, atol=0)
@@ -721,14 +720,14 @@ def test_a_layer_computes_the_same_in_integers(bits, input_bits, options, arithm
 
 
 def test_integers_are_used_only_where_they_give_the_known_sum(monkeypatch):
-    monkeypatch.setattr(hardware, "int8_units", lambda: True)
+    monkeypatch.setattr(kernels, "int8_units", lambda: True)
     monkeypatch.setattr(kernels, "_convolve_int8", lambda *a: torch.tensor([32767.0]))  # saturated
     kernels.integers.cache_clear()
     assert not kernels.integers()
     monkeypatch.setattr(kernels, "_convolve_int8", lambda *a: torch.tensor([255.0 * 127 * 800]))
     kernels.integers.cache_clear()
     assert kernels.integers()
-    monkeypatch.setattr(hardware, "int8_units", lambda: False)
+    monkeypatch.setattr(kernels, "int8_units", lambda: False)
     kernels.integers.cache_clear()
     assert not kernels.integers()
     kernels.integers.cache_clear()
@@ -886,7 +885,7 @@ def test_passes_that_hold_the_weights_share_them(monkeypatch):
     expected = layer(x, 255.0)
     (gradient,) = torch.autograd.grad(2 * expected.sum(), layer.weight)
     counted = []
-    monkeypatch.setattr(weights, "weight_codes", lambda *a, do=weights.weight_codes: counted.append(1) or do(*a))
+    monkeypatch.setattr(layers, "weight_codes", lambda *a, do=weights.weight_codes: counted.append(1) or do(*a))
     with layers.holding_weights(model):
         first, second = layer(x, 255.0), layer(x, 255.0)
     assert len(counted) == 1

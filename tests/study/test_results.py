@@ -101,7 +101,7 @@ def test_a_result_says_where_it_comes_from(saved):
 def test_a_processor_is_told_by_more_than_its_name(monkeypatch, tmp_path, text, expected):
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(results, "Path", lambda name: tmp_path / name.rsplit("/", 1)[1])
+    monkeypatch.setattr(origin, "Path", lambda name: tmp_path / name.rsplit("/", 1)[1])
     assert cpu_version() == expected
 
 
