@@ -27,7 +27,7 @@ from sqlib.data.images import Picture, printable, read_images
 from sqlib.deploy.integer import answer
 from sqlib.files import read_json, to_json, write_atomically
 from sqlib.maps.attribution import saliency_map
-from sqlib.measures import clarity, likeness
+from sqlib.measures import family
 from sqlib.networks.network import Network
 from sqlib.networks.passes import predict
 from sqlib.places import shown_path
@@ -175,20 +175,13 @@ def explain_image(
             "confidence": float(probabilities[predicted]),
             "probabilities": probabilities.tolist(),
             "explained": _class(explained, classes),
-            "map": {
-                "dead": bool(clarity.dead(maps[-1])),
-                "gini": float(clarity.gini(maps[-1])),
-                "entropy": float(clarity.entropy(maps[-1])),
-                "total_variation": float(clarity.total_variation(maps[-1])),
-                "foreground_lift": float(clarity.foreground_lift(maps[-1], image)),
-            },
+            "map": {row.per_image: row.of(maps[-1], image).item() for row in family("clarity")},
         }
         if len(maps) > 1:
-            measures = {"spearman": likeness.spearman, "ssim": likeness.ssim, "top_iou": likeness.top_iou}
             entry["agreement"] = {
                 "with": trained[0].run.id,
                 "same_class": entry["explained"] == entries[0]["explained"],
-                **{name: float(measure(maps[0], maps[-1])) for name, measure in measures.items()},
+                **{row.name: row.of(maps[0], maps[-1]).item() for row in family("agreement")},
             }
         entries.append({**entry, "file": {"path": shown_path(file), "sha256": sha256}})
     return torch.cat(maps), entries

@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from sqlib.measures import DIRECTIONS, FILLS
 from sqlib.networks.passes import predict
 
 FRACTIONS = tuple(k / 10 for k in range(10))
@@ -58,8 +59,6 @@ def areas_under(curves: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> Ten
     return torch.trapezoid(curves.double(), x) / (x[-1] - x[0])
 
 
-FILLS = ("corner", "mean", "blurred")
-DIRECTIONS = ("deletion", "insertion")
 BLUR = 5.0
 """Standard deviation in pixels of the `blurred` fill: wide enough for a 28 x 28 image to lose its shape, not its light."""
 

@@ -1,7 +1,6 @@
 """The index of a study: the question, the answer with its numbers, and the way to every page."""
 
 import base64
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +8,11 @@ from typing import TYPE_CHECKING
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.files import write_atomically
+from sqlib.measures import MEASURES, Measure
 from sqlib.quant.bits import NETWORK_LAYERS
 from sqlib.report.html import check_size, file_links, render_page, table_html, with_file_links, with_wide_figures_marked
 from sqlib.report.words import logged_errors, training_title
-from sqlib.study.claims import read_claims, signed, unit_of
+from sqlib.study.claims import change_in_words, read_claims, signed
 from sqlib.study.parameters import Run, Study
 from sqlib.study.results import collect, compare_page, read_result
 from sqlib.study.sweeps import load_sweep
@@ -20,15 +20,8 @@ from sqlib.study.sweeps import load_sweep
 if TYPE_CHECKING:
     import pandas
 
-_MEASURES = {
-    # column of the table -> (metric, factor, format)
-    "test accuracy, %": ("test_accuracy", 100, "{:.2f}"),
-    "Gini index": ("gini", 1, "{:.3f}"),
-    "dead maps, %": ("dead_map_rate", 100, "{:.2f}"),
-    "faithfulness gap": ("faithfulness_gap", 1, "{:.3f}"),
-}
 _VERDICT_MARKS = {"supported": "■", "contradicted": "✕", "inconclusive": "○"}  # as in the figures of the claims page
-_ANSWERED = {"accuracy": "test accuracy, %", "gini": "Gini index", "gap": "faithfulness gap"}
+_ANSWERED = {"accuracy": "test_accuracy", "gini": "gini", "gap": "faithfulness_gap"}
 
 
 def write_index(study: Study, reports_folder: Path) -> Path:
@@ -39,8 +32,6 @@ def write_index(study: Study, reports_folder: Path) -> Path:
     """
     reports = Path(reports_folder)
     results = collect(study, reports)
-    if "faithfulness_gap" not in results:
-        results["faithfulness_gap"] = results["random_auc"] - results["deletion_auc"]
     groups = [
         (_group_title(study, dataset, network), dataset, network, _of(results, dataset, network))
         for dataset in study.datasets
@@ -114,13 +105,13 @@ def _of(results, dataset: str, network: str, setup: str | None = None, training:
     return results[chosen]
 
 
-def _spread(values, factor: float, form: str) -> str:
+def _spread(values, measure: Measure) -> str:
     """'mean ± standard deviation' over the runs that have the value; no ± for a single one."""
-    values = values.dropna() * factor
+    values = values.dropna() * measure.factor
     if not len(values):
         return "–"
-    mean = form.format(values.mean())
-    return f"{mean} ± {form.format(values.std())}" if len(values) > 1 else mean
+    mean = f"{values.mean():.{measure.decimals}f}"
+    return f"{mean} ± {values.std():.{measure.decimals}f}" if len(values) > 1 else mean
 
 
 def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | None:
@@ -144,23 +135,23 @@ def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | 
     if not len(seeds):
         return None
     parts = {}
-    for key, column in _ANSWERED.items():
-        metric, factor, form = _MEASURES[column]
-        change = (after.loc[seeds, metric] - before.loc[seeds, metric]).dropna() * factor
-        parts[f"{key}_before"] = form.format(before.loc[seeds, metric].mean() * factor)
-        parts[f"{key}_after"] = form.format(after.loc[seeds, metric].mean() * factor)
-        parts[f"{key}_change"] = _signed(change, form)
+    for key, name in _ANSWERED.items():
+        row = MEASURES[name]
+        change = (after.loc[seeds, name] - before.loc[seeds, name]).dropna() * row.factor
+        parts[f"{key}_before"] = f"{before.loc[seeds, name].mean() * row.factor:.{row.decimals}f}"
+        parts[f"{key}_after"] = f"{after.loc[seeds, name].mean() * row.factor:.{row.decimals}f}"
+        parts[f"{key}_change"] = _signed(change, row.decimals)
     gaps = {setup.name: by_seed(setup.name, "standard")["faithfulness_gap"].mean() for setup in quantised}
     if known := {name: gap for name, gap in gaps.items() if gap == gap}:
         parts["least_faithful"] = min(known, key=lambda name: (known[name], name != lowest.name))
-        parts["least_gap"] = _MEASURES["faithfulness gap"][2].format(known[parts["least_faithful"]]).replace("-", "−")
+        least, decimals = known[parts["least_faithful"]], MEASURES["faithfulness_gap"].decimals
+        parts["least_gap"] = f"{least:.{decimals}f}".replace("-", "−")
     guided = by_seed(lowest.name, "saliency_guided")
     seeds_guided = after.index.intersection(guided.index)
     if len(seeds_guided):
-        for key, column in _ANSWERED.items():
-            metric, factor, form = _MEASURES[column]
-            change = (guided.loc[seeds_guided, metric] - after.loc[seeds_guided, metric]).dropna() * factor
-            parts[f"guided_{key}"] = _signed(change, form)
+        for key, name in _ANSWERED.items():
+            change = (guided.loc[seeds_guided, name] - after.loc[seeds_guided, name]).dropna() * MEASURES[name].factor
+            parts[f"guided_{key}"] = _signed(change, MEASURES[name].decimals)
     return {
         "title": title,
         "before": reference.name,
@@ -172,12 +163,11 @@ def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | 
     }
 
 
-def _signed(change, form: str) -> str:
+def _signed(change, decimals: int) -> str:
     if not len(change):
         return "an unknown amount"
-    mean = form.replace("{:", "{:+").format(change.mean())
-    mean = mean.replace("-", "−") if float(mean) else form.format(0)
-    return f"{mean} ± {form.format(change.std())}" if len(change) > 1 else mean
+    mean = signed(change.mean(), decimals)
+    return f"{mean} ± {change.std():.{decimals}f}" if len(change) > 1 else mean
 
 
 def headline_frame(study: Study, dataset: str, network: str, rows) -> "pandas.DataFrame":
@@ -189,7 +179,7 @@ def headline_frame(study: Study, dataset: str, network: str, rows) -> "pandas.Da
         for training in study.trainings:
             runs = _of(rows, dataset, network, setup.name, training)
             if len(runs):
-                values = {column: _spread(runs[metric], *how) for column, (metric, *how) in _MEASURES.items()}
+                values = {row.label: _spread(runs[row.name], row) for row in MEASURES.values() if row.headline}
                 lines.append({"setup": setup.name, "training": training_title(training), **values, "runs": len(runs)})
     return pandas.DataFrame(lines).set_index(["setup", "training"])
 
@@ -202,7 +192,7 @@ def _headline(study: Study, title: str, dataset: str, network: str, rows):
     caption = f"{title}: accuracy and saliency on the test images" + (
         "; mean ± standard deviation over seeds." * several
     )
-    return Markup(table_html(frame, f"headline_{dataset}_{network}", caption or "", dict.fromkeys(_MEASURES, "{}")))
+    return Markup(table_html(frame, f"headline_{dataset}_{network}", caption, dict.fromkeys(frame.columns[:-1], "{}")))
 
 
 def _run_grid(study: Study, title: str, dataset: str, network: str, reports: Path, results):
@@ -255,10 +245,7 @@ def _verdicts(study: Study, reports: Path):
         return None, {}  # the job that makes it says what is wrong
     lines: dict[str, dict[str, str]] = {}
     for row in rows:
-        factor, unit, digits = unit_of(row["quantity"])
-        effect = "no difference known" if math.isnan(row["effect"]) else signed(row["effect"] * factor, digits) + unit
-        if not math.isnan(row["low"]):
-            effect += f" [{signed(row['low'] * factor, digits)}, {signed(row['high'] * factor, digits)}]"
+        effect = change_in_words(row) or "no difference known"
         column = _group_title(study, row["dataset"], row.get("network", study.networks[0]))
         mark = Markup('<span class="verdict"><span aria-hidden="true">{} </span>{}</span> {}')
         claim = re.sub(r"^The abstract says that (.)", lambda found: found[1].upper(), row["claim"])

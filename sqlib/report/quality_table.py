@@ -6,7 +6,7 @@ A cell is the mean over seeds and images with its 95% interval, from a bootstrap
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.files import read_json
+from sqlib.measures import Measure
 from sqlib.report.words import training_title
 from sqlib.statistics import Interval, bootstrap
 from sqlib.study.parameters import Quality, Run, Study
@@ -26,46 +27,6 @@ if TYPE_CHECKING:
 GRADIENT = "gradient/straight_through"
 SENSITIVITY_CAP = 2.0
 """A single nearly dead map can have a sensitivity of hundreds, and a mean would be about that map."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A quantity of `quality.safetensors`: its name there behind `<method>/<surrogate>/`, and how to read it."""
-
-    name: str
-    heading: str
-    meaning: str
-    decimals: int = 3
-
-
-FAITHFULNESS = tuple(
-    Measure(
-        f"{direction}_{fill}_gap",
-        f"{direction}, {words} ↑",
-        "",
-        2,
-    )
-    for direction in ("deletion", "insertion")
-    for fill, words in (("corner", "corner"), ("mean", "mean"), ("blurred", "blurred"))
-)
-AGREEMENT = (
-    Measure(
-        "spearman", "Spearman ↑", "1 when the pixels come in the same order, 0 when the orders have nothing in common"
-    ),
-    Measure("ssim", "SSIM ↑", "1 when the maps are the same, 0 when their structures are unrelated"),
-    Measure("top_iou", "IoU of the top 10% ↑", "1 when the same pixels are the most salient tenth, 0.05 by chance"),
-)
-ROBUSTNESS = Measure(
-    "sensitivity",
-    "sensitivity ↓",
-    "0 when the map stays the same, 1 when it changes by as much as it is large; more than 2 counts as 2, since a nearly"
-    " dead map can change by any multiple of its size",
-)
-SANITY = (
-    Measure("sanity_spearman", "Spearman with random weights ↓", "0 when nothing of the map is left, 1 when it is the same"),
-    Measure("sanity_spearman_foreground", "the same, bright pixels only ↓", "as before, where a black background cannot decide"),
-    Measure("sanity_ssim", "SSIM with random weights ↓", "as before; high between nearly empty maps"),
-)  # fmt: skip
 
 
 class _Mean(BaseModel):

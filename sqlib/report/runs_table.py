@@ -10,6 +10,7 @@ import numpy as np
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.files import read_json, reading
+from sqlib.measures import row_of
 from sqlib.report.words import training_title
 from sqlib.study.parameters import Study, load_study
 from sqlib.study.results import any_reports_folder, collect
@@ -59,7 +60,9 @@ def runs_of(study: Study, reports: Path) -> "tuple[pandas.DataFrame, list[str], 
         only = [key in wanted and key not in found for key in at]
         listed = [wanted[key] for key, chosen in zip(at, only, strict=True) if chosen]
         if listed:
-            rows = pandas.concat([rows, known[only]], ignore_index=True) if len(rows) else known[only]
+            every = list(dict.fromkeys([*rows.columns, *known.columns]))  # a measure that is new is missing there
+            known = known[only].reindex(columns=every)
+            rows = pandas.concat([rows, known], ignore_index=True) if len(rows) else known
             found |= {key for key, chosen in zip(at, only, strict=True) if chosen}
     place = {key: i for i, key in enumerate(wanted)}
     order = sorted(range(len(rows)), key=lambda i: place[tuple(rows.iloc[i][keys])])
@@ -128,24 +131,8 @@ def in_words(differences: np.ndarray, decimals: int = 2, factor: float = 1, unit
     return f"{words} (in {'all' if same == len(differences) else f'{same} of'} {len(differences)} seeds)"
 
 
-MEASURES = {
-    # column of runs.csv: (heading with the better direction, factor, decimals)
-    "val_accuracy": ("validation accuracy, % ↑", 100, 2),
-    "test_accuracy": ("test accuracy, % ↑", 100, 2),
-    "post_training_accuracy": ("float rounded afterwards, test accuracy, % ↑", 100, 2),
-    "gini": ("Gini ↑", 1, 3),
-    "entropy": ("entropy ↓", 1, 3),
-    "total_variation": ("total variation ↓", 1, 3),
-    "foreground_lift": ("foreground lift ↑", 1, 2),
-    "dead_map_rate": ("dead maps, % ↓", 100, 2),
-    "deletion_auc": ("deletion AUC ↓", 1, 3),
-    "random_auc": ("random AUC", 1, 3),
-    "faithfulness_gap": ("gap ↑", 1, 3),
-}
-
-
 def summary(df, columns: Sequence[str], reference: str, interval: bool = False):
-    """(table to show, table to compute with) of some `MEASURES` by data set, network, setup and training.
+    """(table to show, table to compute with) of some measures by data set, network, setup and training.
 
     Shown: "mean ± standard deviation over the seeds (mean paired difference to `reference`)"; with `interval` its 95%
     interval over the seeds (Student's t) in place of the deviation. The other one has a row a group and measure: `n, mean,
@@ -162,7 +149,8 @@ def summary(df, columns: Sequence[str], reference: str, interval: bool = False):
         words = {"dataset": dataset_title(group["dataset"]), "training": training_title(group["training"])}
         line = {**group, **words, "n": len(rows)}
         for column in columns:
-            heading, factor, decimals = MEASURES[column]
+            measure = row_of(column)
+            factor, decimals = measure.factor, measure.decimals
             values = rows[column].dropna().to_numpy(dtype=float)
             differences = paired(same, column, group["setup"], group["training"], reference)
             mean, sd = _mean_sd(values)
@@ -177,7 +165,7 @@ def summary(df, columns: Sequence[str], reference: str, interval: bool = False):
                 text += f" [{low}, {high}]" if interval else f" ± {factor * sd:.{decimals}f}"
             if group["setup"] != reference and not np.isnan(difference):
                 text += f" ({factor * difference:+.{decimals}f})"
-            line[heading] = text.replace("-", "−")
+            line[measure.heading] = text.replace("-", "−")
         shown.append(line)
     shown, long = pandas.DataFrame(shown), pandas.DataFrame(long)
     return (shown.drop(columns="network") if len(shown) and shown["network"].nunique() == 1 else shown), long

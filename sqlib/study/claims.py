@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from sqlib.checked import SqlibError, Strict, nearest, validate
 from sqlib.data.datasets import dataset_title
+from sqlib.measures import MEASURES, row_of
 from sqlib.places import PARAMS
 from sqlib.statistics import Interval, bootstrap, holm
 from sqlib.study.parameters import Study
@@ -25,28 +26,26 @@ RULE = (
     "setups in the claimed order where one is given; contradicted: an effect of the margin or more in the claimed "
     "direction is ruled out after Holm; inconclusive: neither"
 )
-PER_IMAGE = {
-    "test_accuracy": "correct",
-    "gini": "gini",
-    "entropy": "entropy",
-    "total_variation": "total_variation",
-    "foreground_lift": "foreground_lift",
-    "dead_map_rate": "dead",
-}
-"""Quantities with a value for each image, and their names in `per_image.safetensors`."""
-PER_RUN = ("deletion_auc", "random_auc", "faithfulness_gap", "val_accuracy")
-"""Quantities with one value a run: their intervals are over seeds only, but for the gap where maps were measured."""
 MEASURED = {"faithfulness_gap": "gradient/straight_through/deletion_corner_gap"}
 """Quantities with a value for each image where `sqlib.study.jobs.quality` has measured all runs, and their names there."""
-BESIDE = {
-    "gini": {"with the unclipped surrogate": "gradient/unclipped/gini"},
-    "faithfulness_gap": {
-        "with the unclipped surrogate": "gradient/unclipped/deletion_corner_gap",
-        "with the image's mean as fill": "gradient/straight_through/deletion_mean_gap",
-        "with the blurred image as fill": "gradient/straight_through/deletion_blurred_gap",
-    },
-}
-"""What is shown beside a test, without a verdict: the same difference measured in another way (`quality.safetensors`)."""
+
+
+def quantities() -> list[str]:
+    """What a claim may be about: each measure of every run that is no cost. Those without values per image have one a run."""
+    return [row.name for row in MEASURES.values() if row.every_run and row.family not in ("cost", "time")]
+
+
+def beside(quantity: str) -> dict[str, str]:
+    """What is shown beside a test, without a verdict: the same difference measured otherwise (`quality.safetensors`)."""
+    row = row_of(quantity)
+    if quantity not in MEASURED and row.family != "clarity":
+        return {}
+    on_gradients = MEASURED.get(quantity, f"gradient/straight_through/{row.per_image}")
+    found = {"with the unclipped surrogate": on_gradients.replace("/straight_through/", "/unclipped/")}
+    if "_corner_" in on_gradients:
+        found["with the image's mean as fill"] = on_gradients.replace("_corner_", "_mean_")
+        found["with the blurred image as fill"] = on_gradients.replace("_corner_", "_blurred_")
+    return found
 
 
 def on_maps(quantity: str) -> bool:
@@ -93,8 +92,8 @@ class Claim(Strict):
     @field_validator("quantity")
     @classmethod
     def _quantity(cls, value: str) -> str:
-        if value not in (*PER_IMAGE, *PER_RUN):
-            raise ValueError(f"unknown quantity{nearest(value, (*PER_IMAGE, *PER_RUN))}")
+        if value not in quantities():
+            raise ValueError(f"unknown quantity{nearest(value, quantities())}")
         return value
 
     @model_validator(mode="after")
@@ -178,20 +177,16 @@ class Values:
             # A float network has no clip: its maps are the same under both surrogates, and kept once.
             values = tensors.get(name, tensors.get(name.replace("/unclipped/", "/straight_through/")))
             return None if values is None else values.double().numpy()
-        if quantity in PER_IMAGE:
+        if name := row_of(quantity).per_image:
             tensors = load_per_image(folder)
-            if PER_IMAGE[quantity] not in tensors:
-                raise SqlibError(
-                    f"{folder}/per_image.safetensors: holds no '{PER_IMAGE[quantity]}'; make the run again"
-                )
-            values = tensors[PER_IMAGE[quantity]].double().numpy()
+            if name not in tensors:
+                raise SqlibError(f"{folder}/per_image.safetensors: holds no '{name}'; make the run again")
+            values = tensors[name].double().numpy()
             if "dead" in tensors and quantity not in ("test_accuracy", "dead_map_rate"):
                 values = np.where(tensors["dead"].bool().numpy(), np.nan, values)
             return values
         metrics = read_result(folder)["metrics"]
         value = metrics.get(quantity)
-        if value is None and quantity == "faithfulness_gap" and metrics.get("random_auc") is not None:
-            value = metrics["random_auc"] - metrics["deletion_auc"]
         return np.array([math.nan if value is None else float(value)])
 
     def side(self, dataset: str, network: str, side: Side, seed: int, quantity: str) -> np.ndarray | None:
@@ -277,7 +272,7 @@ def evaluate(claims: Claims, study: Study, reports: Path) -> list[dict[str, Any]
                                 "n_seeds": other.n_seeds,
                                 "n_images": other.n_images,
                             }
-                            for label, name in BESIDE.get(claim.quantity, {}).items()
+                            for label, name in beside(claim.quantity).items()
                             if values.measured
                             and (clipped or "/unclipped/" not in name)
                             and (other := interval(claim.comparison, name)).n_seeds
@@ -434,14 +429,17 @@ def over_all(rows: list[dict[str, Any]]) -> str:
 
 def unit_of(quantity: str) -> tuple[float, str, int]:
     """(factor, unit, decimals) to show differences of a quantity with: accuracies and rates in points."""
-    if quantity.endswith(("_accuracy", "_rate")):
-        return 100, " points", 2
-    return 1, "", 3
+    row = row_of(quantity)
+    return row.factor, f" {row.change_unit}".rstrip(), row.decimals
 
 
-def quantity_title(quantity: str) -> str:
-    """A quantity's name as readers write it."""
-    return {"gini": "Gini index"}.get(quantity, quantity.replace("_", " "))
+def change_in_words(row: dict[str, Any]) -> str:
+    """ "−0.41 points [−0.60, −0.22]"; without an interval the effect alone, nothing where it is not known."""
+    factor, unit, digits = unit_of(row["quantity"])
+    if math.isnan(row["effect"]):
+        return ""
+    effect, low, high = (signed(row[key] * factor, digits) for key in ("effect", "low", "high"))
+    return effect + unit + ("" if math.isnan(row["low"]) else f" [{low}, {high}]")
 
 
 def effect_in_words(row: dict[str, Any], level: float = 0.95) -> str:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from sqlib.checked import SqlibError, digest
 from sqlib.data.datasets import DATASET_NAMES, dataset_title
 from sqlib.files import read_json, reading, to_json, write_atomically
+from sqlib.measures import MEASURES
 from sqlib.places import reports_root
 from sqlib.study.origin import PACKAGES, data_sums, notebook_sum, provenance
 from sqlib.study.parameters import Run, Study
@@ -30,8 +31,7 @@ FORMAT = 1
 PACKED = "packed.safetensors"
 """The model with its weights at their real bits, beside `model.safetensors`; see docs/packed-format.md."""
 FIRST_COLUMNS = (
-    "dataset", "network", "setup", "training", "seed", "val_accuracy", "test_accuracy", "dead_map_rate", "gini",
-    "entropy", "deletion_auc", "random_auc", "train_seconds", "weight_bytes",
+    "dataset", "network", "setup", "training", "seed", *(row.name for row in MEASURES.values() if row.every_run),
 )  # fmt: skip
 
 
@@ -112,6 +112,9 @@ def read_result(folder: Path) -> dict[str, Any]:
         number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
         if not (number or value is None):
             raise SqlibError(f"{path}: malformed: metrics.{' '.join(name.split())[:80]} is not a number")
+    metrics = result["metrics"]
+    if None not in (metrics.get("random_auc"), metrics.get("deletion_auc")):  # all that older versions wrote
+        metrics.setdefault("faithfulness_gap", metrics["random_auc"] - metrics["deletion_auc"])
     files = result.get("files", {})  # hashed by `fault`: nothing but a run's own may be named
     known = isinstance(files, dict) and files.keys() <= {"model.safetensors", "per_image.safetensors"}
     if not known or not all(isinstance(stated, str) for stated in files.values()):

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlib.checked import SqlibError, digest
 from sqlib.files import read_json
+from sqlib.measures import family
 from sqlib.places import REPOSITORY
 from sqlib.study.parameters import Run
 
@@ -39,6 +40,9 @@ SOURCES = {
 
 `train` says itself which functions decide its numbers: what its notebook draws is drawn again without training.
 """
+MEASURED = {"train": ("clarity",), "quality": ("clarity", "agreement")}
+"""The families of `MEASURES` that a job computes row by row: it depends on their functions and names, and on no title or unit."""
+TABLE = {("measures", "MEASURES"), ("measures", "family")}
 PLUMBING = {"checked", "data.fetch", "files", "places", "resources", "study.origin", "study.sources"}
 """Modules that decide no result: how files appear (data only if their sums are right), where they are, what errors say."""
 
@@ -67,12 +71,18 @@ def sources_of(kind: str) -> str:
             files = sorted(path for path in (REPOSITORY / "sqlib" / name).rglob("*") if path.is_file())
             parts += [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
     if roots:
-        parts.append(closure(tuple(root.rsplit(".", 1)) for root in roots))
+        rows = [row for name in MEASURED.get(kind, ()) for row in family(name)]
+        parts += [[row.name, row.per_image, row.needs] for row in rows]
+        roots += [f"measures.{row.function}" for row in rows]
+        parts.append(closure((tuple(root.rsplit(".", 1)) for root in roots), TABLE if rows else set()))
     return digest(parts)
 
 
-def closure(roots: Iterable[tuple[str, str]]) -> list[str]:
-    """The meanings, sorted, of the definitions that `roots`, pairs of a module and a name, reach by name; themselves, too."""
+def closure(roots: Iterable[tuple[str, str]], without: Collection[tuple[str, str]] = ()) -> list[str]:
+    """The meanings, sorted, of the definitions that `roots`, pairs of a module and a name, reach by name; themselves, too.
+
+    without: definitions that do not count, nor what is reached through them alone.
+    """
     found: dict[tuple[str, str], list[str]] = {}
     waiting = list(roots)
     for module, name in waiting:
@@ -80,7 +90,7 @@ def closure(roots: Iterable[tuple[str, str]]) -> list[str]:
             raise SqlibError(f"sqlib.{module} has no '{name}': sqlib/study/sources.py names it")
     while waiting:
         module, name = waiting.pop()
-        if module in PLUMBING or (module, name) in found:
+        if module in PLUMBING or (module, name) in found or (module, name) in without:
             continue
         definitions = _definitions(module, name)
         found[module, name] = [part.meaning for part in definitions]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas
 
 DEFAULT, BASELINE = "default", "baseline"
-MEASURES = ("val_accuracy", "val_dead_map_rate", "val_gini")
+ON_VALIDATION = ("val_accuracy", "val_dead_map_rate", "val_gini")
 OBJECTIVES = {"accuracy": "val_accuracy", "clarity": "val_gini"}
 """What a sweep's rule wants more of, and the measure of it."""
 
@@ -328,7 +328,7 @@ def settle(trial: Trial, reports: Path) -> None:
 
 
 def collect_trials(study: Study, sweep: Sweep, reports: Path) -> "pandas.DataFrame":
-    """One row a trained network: dataset, factor, value, variant, seed, `MEASURES`, mean clip, seconds.
+    """One row a trained network: dataset, factor, value, variant, seed, `ON_VALIDATION`, mean clip, seconds.
 
     A network whose training diverged has NaN everywhere.
 
@@ -354,18 +354,18 @@ def collect_trials(study: Study, sweep: Sweep, reports: Path) -> "pandas.DataFra
                 for row in map(_measured, read_json(path)["seeds"])
                 for factor, value in places
             ]
-    columns = ["dataset", "factor", "value", "variant", "seed", *MEASURES, "mean_clip", "seconds"]
+    columns = ["dataset", "factor", "value", "variant", "seed", *ON_VALIDATION, "mean_clip", "seconds"]
     return pandas.DataFrame(rows, columns=columns)
 
 
 def _measured(entry: dict[str, Any]) -> dict[str, float]:
-    """Seed, `MEASURES`, mean clip and seconds of one trained network of a trial."""
+    """Seed, `ON_VALIDATION`, mean clip and seconds of one trained network of a trial."""
     history = entry.get("history", [])
     last = history[-1] if history else {}
     clips = list(last.get("clips", {}).values())
     return {
         "seed": int(entry["seed"]),
-        **{key: math.nan if last.get(key) is None else float(last[key]) for key in MEASURES},
+        **{key: math.nan if last.get(key) is None else float(last[key]) for key in ON_VALIDATION},
         "mean_clip": float(sum(clips) / len(clips)) if clips else math.nan,
         "seconds": float(sum(epoch["seconds"] for epoch in history)),
     }

@@ -11,23 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sqlib.checked import SqlibError, digest
+from sqlib.measures import row_of
 from sqlib.study.claims import read_claims
 from sqlib.study.parameters import Run, Study
 from sqlib.study.results import read_result
 
 FAMILY_ERROR = 0.05
 """Chance that a study which differs by its seeds only is called different, over all its comparisons together."""
-
-TIMES = ("train_seconds",)
-FIXED = ("weight_bytes", "float_weight_bytes", "macs", "bit_operations", "peak_activation_bytes")
-"""Metrics that follow from network and setup: they must be equal everywhere."""
-
-RESOLUTION = {
-    "val_accuracy": (1 / 5_000, "one image of 5,000"),
-    "test_accuracy": (1 / 10_000, "one image of 10,000"),
-    "dead_map_rate": (0.005, "what the study allows itself"),
-}
-"""Smaller differences than these do not count, and why."""
 
 MODEL = "model.safetensors"
 
@@ -111,7 +101,7 @@ def compare_studies(study: Study, fresh: Path, published: Path) -> Report:
         raise SqlibError(f"no run of study '{study.name}' can be compared with {published} ({reasons})")
     for run, ours, theirs in alike:
         for metric in theirs:
-            if metric not in TIMES:
+            if row_of(metric).family != "time":
                 values = _number(ours, metric), _number(theirs, metric)
                 rows.append(Row(run.id, metric, "identical", *values, 0.0, "same machine, versions and code"))
     rows += _by_seed_spread([(run, ours) for run, ours, _ in loose], every)
@@ -181,8 +171,8 @@ def _by_seed_spread(fresh: list[tuple[Run, dict]], published: list[tuple[Run, di
     if not fresh:
         return []
     keys = ["dataset", "network", "setup", "training"]
-    metrics = [name for name in published[0][1] if name not in TIMES]
-    spread = [name for name in metrics if name not in FIXED]
+    metrics = [name for name in published[0][1] if row_of(name).family != "time"]
+    spread = [name for name in metrics if row_of(name).family != "cost"]
 
     def grouped(results: list[tuple[Run, dict]]):
         return pandas.DataFrame(
@@ -208,10 +198,10 @@ def _by_seed_spread(fresh: list[tuple[Run, dict]], published: list[tuple[Run, di
             values = float(means.loc[group, name]), float(all_means.loc[group, name])
             if gaps.loc[group, name] and not all_gaps.loc[group, name]:  # a mean over the other seeds would hide it
                 values = math.nan, values[1]
-            if name in FIXED:
+            if name not in spread:
                 rows.append(Row("/".join(group), name, "fixed", *values, 0.0, "follows from network and setup"))
                 continue
-            tolerance, because = RESOLUTION.get(name, (0.0, "no spread among the published seeds"))
+            tolerance, because = row_of(name).resolution or (0.0, "no spread among the published seeds")
             if df > 0:
                 t = stats.t.ppf(1 - FAMILY_ERROR / (len(counts) * len(spread)) / 2, df)
                 noise = float(pooled.loc[group[:2], name]) * math.sqrt(1 / counts[group] + 1 / all_counts[group])

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.files import write_atomically
+from sqlib.measures import MEASURES
 from sqlib.places import REPOSITORY
 from sqlib.report.front_page import answer, headline_frame, training_title
 from sqlib.study.claims import read_claims
@@ -43,16 +44,6 @@ SCALE = Block("scale", "docs/benchmarks.md", "make scale")
 GPU = Block("gpu", "docs/benchmarks.md", "make bench-gpu")
 BLOCKS = (RESULTS, EXPECTED, ELSEWHERE, FAULTS, BENCHMARKS, SCALE, GPU)
 
-SHOWN = ("test accuracy, %", "Gini index", "faithfulness gap")
-"""Columns of the headline table that the README has room for."""
-EXPECTED_METRICS = {
-    "test_accuracy": ("test accuracy, points", 100, 2),
-    "gini": ("Gini index", 1, 3),
-    "faithfulness_gap": ("faithfulness gap", 1, 3),
-    "dead_map_rate": ("dead maps, points", 100, 1),
-}
-"""Metrics whose tolerances are shown: name, factor, digits."""
-
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table; a row has a cell for each column of the header."""
@@ -67,14 +58,11 @@ def revision(git: dict | None) -> str:
 
 def expected_block(study: Study, reports: Path) -> str:
     """Markdown of what a fresh study may differ by from this one on another machine, and of what making this one took."""
-    found = tolerances(study, reports)
-    rows = []
-    for dataset in study.datasets:
-        cells = [
-            f"{factor * found[dataset, metric]:.{digits}f}" for metric, (_, factor, digits) in EXPECTED_METRICS.items()
-        ]
-        rows.append([dataset_title(dataset), *cells])
-    lines = markdown_table(["", *(title for title, _, _ in EXPECTED_METRICS.values())], rows)
+    found, shown = tolerances(study, reports), [row for row in MEASURES.values() if row.headline]
+    # A measure that these results do not have yet has no tolerance.
+    cells = {key: f"{MEASURES[key[1]].factor * value:.{MEASURES[key[1]].decimals}f}" for key, value in found.items()}
+    rows = [[dataset_title(name), *(cells.get((name, row.name), "–") for row in shown)] for name in study.datasets]
+    lines = markdown_table(["", *(f"{row.title}, {row.change_unit}".rstrip(", ") for row in shown)], rows)
     made = [read_result(run.folder(reports))["provenance"] for run in study.runs()]
     hours = sum(origin["seconds"] for origin in made) / 3600
     peak = max(origin["peak_memory_mb"] for origin in made)
@@ -97,6 +85,7 @@ def results_block(study: Study, reports: Path, pictures: str) -> str:
     rows = collect(study, reports)
     network = study.networks[0]
     rows = rows[rows["network"] == network]
+    shown = [row.label for row in MEASURES.values() if row.headline and row.name != "dead_map_rate"]  # said below
     found, lines = [], []
     for dataset in study.datasets:
         title, own = dataset_title(dataset), rows[rows["dataset"] == dataset]
@@ -104,11 +93,11 @@ def results_block(study: Study, reports: Path, pictures: str) -> str:
             found.append(answer(study, network, title, own))
             frame = headline_frame(study, dataset, network, own)
             for setup, both in frame.groupby(level="setup", sort=False):
-                lines.append([title, str(setup), *(" / ".join(both[column]) for column in SHOWN)])
+                lines.append([title, str(setup), *(" / ".join(both[column]) for column in shown)])
     if not lines:
         raise SqlibError(f"{reports} holds no results to show in the README")
     trainings = " / ".join(training_title(training) for training in study.trainings)
-    table = markdown_table(["data set", "setup", *SHOWN], lines)
+    table = markdown_table(["data set", "setup", *shown], lines)
     spread = "mean ± standard deviation over seeds" if len(study.seeds) > 1 else "one seed"
     dead = rows.groupby(["dataset", "setup", "training"])["dead_map_rate"].mean().max()
     verdicts = Counter(row["verdict"] for row in read_claims(reports / "results/claims.json"))

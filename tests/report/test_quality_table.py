@@ -7,11 +7,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from sqlib import files
+from sqlib.measures import MEASURES
 from sqlib.places import REPOSITORY
 from sqlib.report import quality_table
 from sqlib.study.parameters import Quality, load_study
 
-GINI = quality_table.Measure("gini", "Gini ↑", "")
+GINI = MEASURES["gini"]
 STUDY = load_study("smoke").model_copy(
     update={"seeds": [0, 1, 2], "quality": Quality(images=10, setups=["fp32", "w2a2"])}
 )
@@ -45,7 +46,7 @@ def test_a_cell_is_the_mean_over_seeds_and_living_maps_with_its_interval(reports
     shown, long = quality_table.family(values, [GINI])
     assert list(shown["setup"]) == ["fp32", "w2a2"]  # runs that are not measured have no line
     assert list(shown["n"]) == ["3 × 9", "3 × 9"]
-    assert shown["Gini ↑"][0].startswith("0.610 [0.5")
+    assert shown["Gini index ↑"][0].startswith("0.610 [0.5")
     row = long.iloc[1]
     assert row["mean"] == pytest.approx(0.51) and row["measure"] == "gradient/straight_through/gini"
     assert row["low"] < 0.51 < row["high"] and (row["n_seeds"], row["n_images"]) == (3, 9)
@@ -53,7 +54,7 @@ def test_a_cell_is_the_mean_over_seeds_and_living_maps_with_its_interval(reports
 
 def test_the_ceiling_comes_from_the_pairs_of_float_networks(reports):
     values = quality_table.QualityValues(STUDY, reports)
-    shown, long = quality_table.family(values, quality_table.AGREEMENT[:1], "agreement")
+    shown, long = quality_table.family(values, [MEASURES["spearman"]], "agreement")
     assert list(shown["setup"]) == ["fp32: the ceiling", "w2a2"]
     assert list(long["mean"]) == pytest.approx([0.8, 0.5])
     assert list(long["n_seeds"]) == [3, 3]  # three pairs of seeds; three quantised networks

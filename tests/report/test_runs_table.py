@@ -36,12 +36,12 @@ def test_differences_in_words(differences, words):
 def test_summary_has_mean_spread_and_paired_difference(runs):
     shown, long = runs_table.summary(runs, ["test_accuracy", "gini"], "fp32")
     row = shown[(shown["setup"] == "w2a2") & (shown["training"] == "standard")].iloc[0]
-    assert row["Gini ↑"] == "0.450 ± 0.071 (−0.150)" and row["n"] == 2
+    assert row["Gini index ↑"] == "0.450 ± 0.071 (−0.150)" and row["n"] == 2
     assert shown.iloc[0]["test accuracy, % ↑"] == "99.05 ± 0.07" and "network" not in shown
     value = long[(long["setup"] == "w2a2") & (long["training"] == "standard") & (long["measure"] == "gini")].iloc[0]
     assert (value["mean"], value["difference"], value["paired"]) == (pytest.approx(0.45), pytest.approx(-0.15), 2)
     one, _ = runs_table.summary(runs[runs["seed"] == 0], ["gini"], "fp32")
-    assert one.iloc[0]["Gini ↑"] == "0.600"
+    assert one.iloc[0]["Gini index ↑"] == "0.600"
 
 
 def test_reference_is_the_unquantised_setup(study):

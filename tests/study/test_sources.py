@@ -44,6 +44,7 @@ def repository(tmp_path, monkeypatch):
     (tmp_path / "sqlib/other.py").write_text("STEP = 1\n")
     write_notebook(tmp_path, ["x = 1  # here"])
     monkeypatch.setattr(sources, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(sources, "MEASURED", {})
     roots = tuple(f"training.loop.{name}" for name in ("fit", "measure", "load"))
     monkeypatch.setattr(
         sources, "SOURCES", {"train": ("2_train.ipynb", *roots), "page": ("2_train.ipynb",), "index": ("templates/",)}
@@ -140,6 +141,7 @@ def copied(tmp_path, monkeypatch):
     for folder in ("sqlib", "notebooks"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(sources, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(sources, "MEASURED", {})
     forget()
     yield tmp_path
     forget()

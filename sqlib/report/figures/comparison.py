@@ -8,23 +8,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from sqlib.data.datasets import dataset_title
+from sqlib.measures import family, row_of
 from sqlib.report.figures.style import FAINT, WIDTH, present, setup_style, styled, training_key, training_look
 from sqlib.report.words import training_title
-
-QUALITIES = {
-    "gini": "Gini index of the map (higher: sparser)",
-    "entropy": "entropy of the map (lower: clearer)",
-    "total_variation": "total variation of the map (lower: smoother)",
-    "foreground_lift": "foreground lift (1: chance; higher: on the object)",
-    "dead_map_rate": "dead maps (share of images)",
-    "faithfulness_gap": "faithfulness gap (0: no better than random)",
-    "deletion_auc": "deletion AUC (lower: more faithful)",
-    "test_accuracy": "test accuracy",
-    "val_accuracy": "validation accuracy",
-}
-
-
-PERCENT = ("test_accuracy", "val_accuracy", "dead_map_rate")
 
 
 @styled
@@ -37,7 +23,8 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
     fig = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = fig.subplots(1, len(datasets), squeeze=False)[0]
     styles = setup_style(present(df, "setup"))
-    factor = 100 if quality in PERCENT else 1
+    measure = row_of(quality)
+    factor = measure.factor
     words = {axis: [] for axis in axes}
     for axis, dataset in zip(axes, datasets, strict=True):
         part = df[df["dataset"] == dataset]
@@ -58,7 +45,7 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
                           linestyle="none", zorder=3, **look)  # fmt: skip
                 words[axis].append((mean[quality] * factor, mean["test_accuracy"] * 100, setup, styles[setup].text))
         axis.margins(x=0.14, y=0.12)
-        axis.set_xlabel(QUALITIES.get(quality, quality) + (", %" if factor == 100 else ""))
+        axis.set_xlabel(measure.label + (f" ({measure.better} is better)" if measure.better else ""))
         axis.set_ylabel("test accuracy, %")
         if len(datasets) > 1:
             axis.set_title(dataset_title(dataset), loc="left")
@@ -131,31 +118,24 @@ def by_setup(df, *columns: str) -> Figure:
     fig = Figure(figsize=(WIDTH, 0.7 + 2.5 * len(columns)), layout="constrained")
     panels = fig.subplots(len(columns), len(datasets), squeeze=False)
     for axes, column in zip(panels, columns, strict=True):
-        factor = 100 if column in PERCENT else 1
         for axis, dataset in zip(axes, datasets, strict=True):
-            _by_setup_panel(axis, df[df["dataset"] == dataset], column, factor, setups, trainings)
-        label = QUALITIES.get(column, column.replace("_", " "))
-        if len(columns) > 1:
-            label = label.split(" (")[0]  # the explanation in brackets is longer than a panel is high
-        axes[0].set_ylabel(label + (", %" if factor == 100 else ""))
+            _by_setup_panel(axis, df[df["dataset"] == dataset], column, row_of(column).factor, setups, trainings)
+        axes[0].set_ylabel(row_of(column).label)
     for axis, dataset in zip(panels[0], datasets, strict=True):
         axis.set_title(dataset_title(dataset), loc="left")
     training_key(fig, trainings, lines=None)
     return fig
 
 
-AGREEMENT = {"spearman": "Spearman's rank correlation", "ssim": "SSIM", "top_iou": "IoU of the top 10%"}
-
-
 @styled
 def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Figure:
     """Agreement of maps with those of the unquantised network: a panel a measure, a point a pair of models.
 
-    `df` has columns setup, training, seed and the measures of `AGREEMENT`; `ceiling[training, measure]` is a line.
+    `df` has columns setup, training, seed and the measures of agreement; `ceiling[training, measure]` is a line.
     """
     setups, trainings = present(df, "setup"), present(df, "training")
     styles = setup_style(setups)
-    measures = [measure for measure in AGREEMENT if measure in df]
+    measures = [row.name for row in family("agreement") if row.name in df]
     fig = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = fig.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for axis, measure in zip(axes, measures, strict=True):
@@ -175,7 +155,7 @@ def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Fig
         axis.set_xticklabels(
             setups, rotation=0 if len(setups) <= 4 else 40, ha="center" if len(setups) <= 4 else "right"
         )
-        axis.set_title(AGREEMENT[measure], loc="left")
+        axis.set_title(row_of(measure).title, loc="left")
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         low = float(np.nanmin(df[measure])) if df[measure].notna().any() else 0.0
         axis.set_ylim(min(axis.get_ylim()[0], 0, low), 1.02)

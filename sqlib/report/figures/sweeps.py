@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sqlib.data.datasets import dataset_title
+from sqlib.measures import row_of
 from sqlib.report.figures.style import INK, WIDTH, present, styled
+from sqlib.study.sweeps import ON_VALIDATION
 
 
 @styled
@@ -15,19 +17,15 @@ def sweep_panels(table, factors: Sequence[str], sweep) -> Figure:
 
     table: `sqlib.study.sweeps.collect_trials`. The study's default is marked by a band; the dashed line is the baseline.
     """
-    measures = {
-        "val_accuracy": ("validation accuracy, %", 100),
-        "val_dead_map_rate": ("dead maps, %", 100),
-        "val_gini": ("Gini index", 1),
-    }
     datasets = present(table, "dataset")
     looks = {name: ((INK, "o"), ("#0072B2", "s"))[i % 2] for i, name in enumerate(datasets)}
     fig = Figure(figsize=(WIDTH, 2.15 * len(factors) + 0.4), layout="constrained")
-    axes = fig.subplots(len(factors), len(measures), squeeze=False)
+    axes = fig.subplots(len(factors), len(ON_VALIDATION), squeeze=False)
     for row, name in zip(axes, factors, strict=True):
         factor = sweep.factors[name]
         labels = list(factor.values)
-        for axis, (column, (words, scale)) in zip(row, measures.items(), strict=True):
+        for axis, column in zip(row, ON_VALIDATION, strict=True):
+            scale = row_of(column).factor
             axis.axvspan(labels.index(factor.default) - 0.35, labels.index(factor.default) + 0.35, color="#eeeeee")
             for i, dataset in enumerate(datasets):
                 colour, marker = looks[dataset]
@@ -49,7 +47,7 @@ def sweep_panels(table, factors: Sequence[str], sweep) -> Figure:
                 top = max(0.9, axis.get_ylim()[1])
                 axis.set_ylim(-0.06 * top, top)
             axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-            axis.set_ylabel(words, fontsize=9)
+            axis.set_ylabel(row_of(column).label, fontsize=9)
         row[0].set_title(factor.title, loc="left", fontsize=10)
     for dataset in datasets:
         colour, marker = looks[dataset]

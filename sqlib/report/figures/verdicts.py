@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from sqlib.data.datasets import dataset_title
-from sqlib.study.claims import quantity_title, unit_of
+from sqlib.measures import row_of
+from sqlib.study.claims import unit_of
 
 # ---- shown ---------------------------------------------------------------------------------------------------------
 VERDICTS = {"supported": ("#0072B2", "s"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#767676", "o")}
@@ -68,5 +69,5 @@ def forest(rows: list[dict[str, Any]]):
         axis.spines[spine].set_visible(False)
     axis.tick_params(axis="y", length=0)
     arrow = "the claim expects this side →" if sign > 0 else "← the claim expects this side"
-    axis.set_xlabel(f"difference in {quantity_title(rows[0]['quantity'])}{',' * bool(unit)}{unit}    {arrow}")
+    axis.set_xlabel(f"difference in {row_of(rows[0]['quantity']).title}{',' * bool(unit)}{unit}    {arrow}")
     return fig

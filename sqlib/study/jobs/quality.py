@@ -19,8 +19,8 @@ from sqlib.files import write_atomically
 from sqlib.hardware import keep_memory
 from sqlib.maps.attribution import METHODS, saliency_map
 from sqlib.maps.surrogates import SURROGATES
-from sqlib.measures import faithfulness, likeness, robustness, sanity
-from sqlib.measures.clarity import dead, entropy, foreground_lift, gini, total_variation
+from sqlib.measures import faithfulness, family, robustness, sanity
+from sqlib.measures.clarity import dead
 from sqlib.networks.network import Network
 from sqlib.networks.passes import predict
 from sqlib.study import results
@@ -119,7 +119,7 @@ def measure_model(
             how, number = (method, surrogate), images_for(method, surrogate, count)
             few = number["clarity"]
             maps = saliency_map(model, images[:few], targets[:few], *how)
-            values = clarity(maps, images[:few])
+            values = {row.per_image: row.of(maps, images[:few]).float() for row in family("clarity")}
             means: dict[str, Any] = {"clarity": {name: summary(v) for name, v in values.items()}}
 
             few = number["faithfulness"]
@@ -150,17 +150,6 @@ def measure_model(
 def first(maps: Tensor, few: int, method: str) -> Tensor | None:
     """The maps of the first images, which are those of these images alone; None for SmoothGrad, whose noise depends on others."""
     return None if method == "smoothgrad" and few < len(maps) else maps[:few]
-
-
-def clarity(maps: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """The clarity measures of `sqlib.measures.clarity` for each map, and `dead` (0 or 1), whose mean is the dead-map rate."""
-    return {
-        "dead": dead(maps).float(),
-        "gini": gini(maps),
-        "entropy": entropy(maps),
-        "total_variation": total_variation(maps),
-        "foreground_lift": foreground_lift(maps, images),
-    }
 
 
 def random_controls(model: Network, images: Tensor, labels: Tensor, seed: int) -> dict[tuple[str, str], Tensor]:
@@ -234,22 +223,20 @@ def reaction(
 
 # ---- agreement between models --------------------------------------------------------------------------------------
 
-LIKENESS = {"spearman": likeness.spearman, "ssim": likeness.ssim, "top_iou": likeness.top_iou}
-
 
 def agreement(
     model_a: Network, model_b: Network, images: Tensor, labels: Tensor, surrogate: str = "straight_through"
 ) -> dict[str, Tensor]:
-    """Likeness of two models' gradient maps of the true label, (N,) for each of `LIKENESS` (top 10% IoU); 1 is the same.
+    """Likeness of two models' gradient maps of the true label, (N,) for each measure of agreement; 1 is the same.
 
     NaN where one of the models is wrong, and where either map is dead.
     """
     right = (predict(model_a, images).argmax(dim=1) == labels) & (predict(model_b, images).argmax(dim=1) == labels)
-    values = {name: images.new_full((len(images),), torch.nan) for name in LIKENESS}
+    values = {row.name: images.new_full((len(images),), torch.nan) for row in family("agreement")}
     if right.any():
         maps = [saliency_map(model, images[right], labels[right], surrogate=surrogate) for model in (model_a, model_b)]
-        for name, function in LIKENESS.items():
-            values[name][right] = function(*maps).to(images)
+        for row in family("agreement"):
+            values[row.name][right] = row.of(*maps).to(images)
     return values
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from sqlib.checked import SqlibError
 from sqlib.hardware import prepare
 from sqlib.maps.attribution import saliency_map
-from sqlib.measures import clarity, faithfulness
+from sqlib.measures import faithfulness, family
 from sqlib.networks.cost import cost
 from sqlib.networks.network import Network
 from sqlib.networks.passes import predict
@@ -57,13 +57,7 @@ def measure(run: Run, model: Network, history: list[dict], data: Dataset) -> Mea
     maps = saliency_map(model, images, predicted)
     # A thousand at a time: all of them, sorted in float64, would take more memory than everything else.
     parts = list(zip(maps.split(1000), images.split(1000), strict=True))
-    each = {
-        "gini": torch.cat([clarity.gini(part) for part, _ in parts]),
-        "entropy": torch.cat([clarity.entropy(part) for part, _ in parts]),
-        "total_variation": torch.cat([clarity.total_variation(part) for part, _ in parts]),
-        "foreground_lift": torch.cat([clarity.foreground_lift(*part) for part in parts]),
-    }
-    dead = clarity.dead(maps)
+    each = {row: torch.cat([row.of(*part) for part in parts]) for row in family("clarity")}
 
     few = min(run.evaluation.faithfulness_images, len(images))
     deletion, random = (
@@ -78,8 +72,7 @@ def measure(run: Run, model: Network, history: list[dict], data: Dataset) -> Mea
         metrics={
             "val_accuracy": history[-1]["val_accuracy"],
             "test_accuracy": float((predicted == labels).double().mean()),
-            "dead_map_rate": float(dead.double().mean()),
-            **{name: float(values.nanmean()) for name, values in each.items()},
+            **{row.name: float(_mean(values)) for row, values in each.items()},
             "deletion_auc": deletion_auc,
             "random_auc": random_auc,
             "faithfulness_gap": random_auc - deletion_auc,
@@ -90,7 +83,15 @@ def measure(run: Run, model: Network, history: list[dict], data: Dataset) -> Mea
         per_image={
             "prediction": predicted.cpu(),
             "correct": (predicted == labels).to(torch.uint8).cpu(),
-            "dead": dead.to(torch.uint8).cpu(),
-            **{name: values.cpu() for name, values in each.items()},
+            **{row.per_image: values.to(_stored(values)).cpu() for row, values in each.items()},
         },
     )
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean of the values that are numbers; of truth values their share, in float64, since float32 does not hold it."""
+    return values.double().mean() if values.dtype == torch.bool else values.nanmean()
+
+
+def _stored(values: Tensor) -> torch.dtype:
+    return torch.uint8 if values.dtype == torch.bool else values.dtype
