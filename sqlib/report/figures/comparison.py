@@ -4,13 +4,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from sqlib.data.datasets import dataset_title
 from sqlib.measures import family, row_of
-from sqlib.report.figures.style import FAINT, WIDTH, present, setup_style, styled, training_key, training_look
-from sqlib.report.words import training_title
+from sqlib.report.figures.parts import dash, handle, key, marks, panels, present, training_handles
+from sqlib.report.figures.style import FAINT, SetupStyle, setup_style, styled
+
+FRONT_LOOK = {"color": "#f0c000", "linewidth": 7, "alpha": 0.45}
+
+
+def _against_accuracy(axis, rows, column: str, factor: float, styles: Mapping[str, SetupStyle], size: float, **look):
+    """A mark a run at (column, test accuracy in %), the means of each training joined; returns the means: x, y, setup..."""
+    rows = rows.assign(x=rows[column] * factor, y=rows["test_accuracy"] * 100)
+    means = rows.groupby(["training", "setup"], sort=False)[["x", "y"]].mean().dropna().reset_index()
+    for training, line in means.groupby("training", sort=False):
+        axis.plot(line["x"], line["y"], dash(training), color="#aaaaaa", linewidth=1.2, zorder=1)
+    marks(axis, rows, "x", "y", styles, size, **look)
+    return means
 
 
 @styled
@@ -20,39 +31,26 @@ def accuracy_against(df, quality: str = "gini") -> Figure:
     The means of one training are joined in the setups' order. `df`: rows of runs.csv; a panel a data set.
     """
     datasets, trainings = present(df, "dataset"), present(df, "training")
-    fig = Figure(figsize=(WIDTH, 4.0), layout="constrained")
-    axes = fig.subplots(1, len(datasets), squeeze=False)[0]
     styles = setup_style(present(df, "setup"))
     measure = row_of(quality)
-    factor = measure.factor
-    words = {axis: [] for axis in axes}
-    for axis, dataset in zip(axes, datasets, strict=True):
+    fig, axes = panels(1, len(datasets), 4.0)
+    means = {}
+    for axis, dataset in zip(axes[0], datasets, strict=True):
         part = df[df["dataset"] == dataset]
-        for training in trainings:
-            chosen = part[part["training"] == training]
-            means = chosen.groupby("setup", sort=False)[[quality, "test_accuracy"]].mean()
-            guided = training == "saliency_guided"
-            axis.plot(means[quality] * factor, means["test_accuracy"] * 100, "-" if guided else "--",
-                      color="#aaaaaa", linewidth=1.2, zorder=1)  # fmt: skip
-            for setup, mean in means.iterrows():
-                colour, marker = styles[setup]
-                runs = chosen[chosen["setup"] == setup]
-                look = training_look(training, colour)
-                if len(runs) > 1:
-                    axis.plot(runs[quality] * factor, runs["test_accuracy"] * 100, linestyle="none", marker=marker,
-                              markersize=4, alpha=0.45, zorder=2, **{**look, "markeredgewidth": 0.8})  # fmt: skip
-                axis.plot(mean[quality] * factor, mean["test_accuracy"] * 100, marker=marker, markersize=9,
-                          linestyle="none", zorder=3, **look)  # fmt: skip
-                words[axis].append((mean[quality] * factor, mean["test_accuracy"] * 100, setup, styles[setup].text))
+        means[axis] = _against_accuracy(
+            axis, part, quality, measure.factor, styles, 4, alpha=0.45, linewidth=0.8, zorder=2
+        )
+        marks(axis, means[axis], "x", "y", styles, 9)
         axis.margins(x=0.14, y=0.12)
         axis.set_xlabel(measure.label + (f" ({measure.better} is better)" if measure.better else ""))
         axis.set_ylabel("test accuracy, %")
         if len(datasets) > 1:
             axis.set_title(dataset_title(dataset), loc="left")
-    training_key(fig, trainings)
+    if len(trainings) > 1:
+        key(fig, training_handles(trainings, "{} training"))
     fig.draw_without_rendering()  # the layout decides where there is room
-    for axis, marks in words.items():
-        _label_marks(axis, marks)
+    for axis, found in means.items():
+        _label_marks(axis, [(row.x, row.y, row.setup, styles[row.setup].text) for row in found.itertuples()])
     return fig
 
 
@@ -64,24 +62,15 @@ def _label_marks(axis, marks: Sequence[tuple[float, float, str, object]]) -> Non
     halo = withStroke(linewidth=2.5, foreground="w")
     for (x, y), (value_x, value_y, word, colour) in zip(places, marks, strict=True):
         wide = 5.6 * len(word)
-        sides = [
-            (7, 5),
-            (7, -14),
-            (-7 - wide, 5),
-            (-7 - wide, -14),
-            (7, -4),
-            (-7 - wide, -4),
-            (-wide / 2, 9),
-            (-wide / 2, -18),
-        ]
-        boxes = [(x + right, y + up, x + right + wide, y + up + 10) for right, up in sides]
+        right, left, middle = 7, -7 - wide, -wide / 2
+        sides = [(right, 5), (right, -14), (left, 5), (left, -14), (right, -4), (left, -4), (middle, 9), (middle, -18)]
+        boxes = [(x + across, y + up, x + across + wide, y + up + 10) for across, up in sides]
 
         def covers(box) -> float:
-            return sum(
-                max(0, min(box[2], other[2]) - max(box[0], other[0]))
-                * max(0, min(box[3], other[3]) - max(box[1], other[1]))
-                for other in taken
-            )
+            left, low, right, high = np.array(taken).T
+            across = np.minimum(box[2], right) - np.maximum(box[0], left)
+            up = np.minimum(box[3], high) - np.maximum(box[1], low)
+            return float((across.clip(0) * up.clip(0)).sum())
 
         best = min(range(len(sides)), key=lambda at: (round(covers(boxes[at])), at))
         taken.append(boxes[best])
@@ -89,25 +78,27 @@ def _label_marks(axis, marks: Sequence[tuple[float, float, str, object]]) -> Non
                       zorder=5, path_effects=[halo])  # fmt: skip
 
 
-def _by_setup_panel(axis, df, column: str, factor: float, setups: Sequence[str], trainings: Sequence[str]) -> None:
-    styles = setup_style(setups)
-    for i, setup in enumerate(setups):
-        colour, marker = styles[setup]
-        for j, training in enumerate(trainings):
-            rows = df[(df["setup"] == setup) & (df["training"] == training)]
-            values = rows[column].to_numpy(dtype=float) * factor
-            values = values[np.isfinite(values)]
-            if not len(values):
-                continue
-            x = i + 0.36 * (j - (len(trainings) - 1) / 2)
-            if len(values) > 1:
-                axis.hlines(values.mean(), x - 0.15, x + 0.15, color=colour, linewidth=2)
-            spread = x + np.linspace(-0.07, 0.07, len(values)) * (len(values) > 1)
-            axis.plot(spread, values, linestyle="none", marker=marker, markersize=6, **training_look(training, colour))
-    axis.set(xticks=range(len(setups)), xlim=(-0.6, len(setups) - 0.4))
-    axis.set_xticklabels(setups, rotation=0 if len(setups) <= 5 else 40, ha="center" if len(setups) <= 5 else "right")
+def _by_setup(axis, rows, column: str, factor: float, setups: Sequence[str], trainings: Sequence[str]) -> None:
+    """A mark a row above its setup, the trainings side by side, and a short line for the mean of several."""
+    import seaborn
+
+    rows, styles = rows.dropna(subset=[column]), setup_style(setups)
+    groups = rows.groupby(["setup", "training"], sort=False)
+    several, place = groups[column].transform("size") > 1, groups.cumcount()
+    beside = 0.36 * (rows["training"].map(trainings.index) - (len(trainings) - 1) / 2)
+    middle = rows["setup"].map(setups.index) + beside
+    apart = several * 0.14 * (place / (groups[column].transform("size") - 1).clip(1) - 0.5)
+    rows = rows.assign(middle=middle, x=middle + apart, y=rows[column] * factor)
+    seaborn.pointplot(
+        rows[several], x="middle", y="y", hue="setup", palette={name: style.colour for name, style in styles.items()},
+        native_scale=True, marker="_", markersize=14, markeredgewidth=2, linestyle="none", errorbar=None, legend=False,
+        ax=axis,
+    )  # fmt: skip
+    marks(axis, rows, "x", "y", styles, 6)
+    few = len(setups) <= 5
+    axis.set(xlim=(-0.6, len(setups) - 0.4))
+    axis.set_xticks(range(len(setups)), setups, rotation=0 if few else 40, ha="center" if few else "right")
     axis.margins(y=0.12)
-    axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
 
 
 @styled
@@ -115,15 +106,15 @@ def by_setup(df, *columns: str) -> Figure:
     """Quantities of runs.csv per setup: a point a seed, a short line for the mean, a row a quantity, a panel a data set."""
     datasets, trainings, setups = present(df, "dataset"), present(df, "training"), present(df, "setup")
     columns = columns or ("test_accuracy",)
-    fig = Figure(figsize=(WIDTH, 0.7 + 2.5 * len(columns)), layout="constrained")
-    panels = fig.subplots(len(columns), len(datasets), squeeze=False)
-    for axes, column in zip(panels, columns, strict=True):
-        for axis, dataset in zip(axes, datasets, strict=True):
-            _by_setup_panel(axis, df[df["dataset"] == dataset], column, row_of(column).factor, setups, trainings)
-        axes[0].set_ylabel(row_of(column).label)
-    for axis, dataset in zip(panels[0], datasets, strict=True):
+    fig, axes = panels(len(columns), len(datasets), 0.7 + 2.5 * len(columns), "y")
+    for row, column in zip(axes, columns, strict=True):
+        for axis, dataset in zip(row, datasets, strict=True):
+            _by_setup(axis, df[df["dataset"] == dataset], column, row_of(column).factor, setups, trainings)
+        row[0].set_ylabel(row_of(column).label)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
         axis.set_title(dataset_title(dataset), loc="left")
-    training_key(fig, trainings, lines=None)
+    if len(trainings) > 1:
+        key(fig, training_handles(trainings, "{} training", lambda _: "none"))
     return fig
 
 
@@ -133,34 +124,20 @@ def agreement(df, ceiling: Mapping[tuple[str, str], float] | None = None) -> Fig
 
     `df` has columns setup, training, seed and the measures of agreement; `ceiling[training, measure]` is a line.
     """
-    setups, trainings = present(df, "setup"), present(df, "training")
-    styles = setup_style(setups)
+    setups, trainings, ceiling = present(df, "setup"), present(df, "training"), ceiling or {}
     measures = [row.name for row in family("agreement") if row.name in df]
-    fig = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    axes = fig.subplots(1, len(measures), sharey=True, squeeze=False)[0]
-    for axis, measure in zip(axes, measures, strict=True):
-        for i, setup in enumerate(setups):
-            for j, training in enumerate(trainings):
-                values = df[(df["setup"] == setup) & (df["training"] == training)][measure].to_numpy(dtype=float)
-                x = i + 0.3 * (j - (len(trainings) - 1) / 2)
-                axis.plot(np.full(len(values), x), values, linestyle="none", marker=styles[setup].marker,
-                          **training_look(training, styles[setup].colour))  # fmt: skip
+    fig, axes = panels(1, len(measures), 3.2, "y", sharey=True)
+    for axis, measure in zip(axes[0], measures, strict=True):
+        _by_setup(axis, df, measure, 1, setups, trainings)
         for training in trainings:
-            level = (ceiling or {}).get((training, measure))
-            if level is not None and np.isfinite(level):
-                axis.axhline(
-                    level, color=FAINT, linestyle="-" if training == "saliency_guided" else "--", linewidth=1.2
-                )
-        axis.set(xticks=range(len(setups)), xlim=(-0.6, len(setups) - 0.4))
-        axis.set_xticklabels(
-            setups, rotation=0 if len(setups) <= 4 else 40, ha="center" if len(setups) <= 4 else "right"
-        )
+            if np.isfinite(level := ceiling.get((training, measure), np.nan)):
+                axis.axhline(level, color=FAINT, linestyle=dash(training), linewidth=1.2)
         axis.set_title(row_of(measure).title, loc="left")
-        axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-        low = float(np.nanmin(df[measure])) if df[measure].notna().any() else 0.0
-        axis.set_ylim(min(axis.get_ylim()[0], 0, low), 1.02)
-    axes[0].set_ylabel("agreement (1: the same)")
-    training_key(fig, trainings, lines=" (line: its ceiling)" if ceiling else None)
+        axis.set_ylim(min(0, df[measure].min(skipna=True) - 0.05), 1.02)
+    axes[0, 0].set_ylabel("agreement (1: the same)")
+    if ceiling or len(trainings) > 1:
+        words = "{} training (line: its ceiling)" if ceiling else "{} training"
+        key(fig, training_handles(trainings, words, dash if ceiling else lambda _: "none"))
     return fig
 
 
@@ -188,46 +165,20 @@ def trade_off(table, measures: Mapping[str, tuple[str, bool]]) -> Figure:
     table: a row a run with setup, training, test_accuracy (0..1) and the measures. measures: column -> (axis label, is
     higher better?). The front is over the means: a setup and training on it is beaten in both by none.
     """
-
     columns = min(3, len(measures))
-    rows = -(-len(measures) // columns)
-    fig = Figure(figsize=(WIDTH, 2.7 * rows + 0.5), layout="constrained")
-    axes = fig.subplots(rows, columns, squeeze=False).ravel()
-    setups = list(dict.fromkeys(table["setup"]))
-    styles = setup_style(setups)
-    trainings = list(dict.fromkeys(table["training"]))
-    for axis, (column, (label, higher)) in zip(axes, measures.items(), strict=False):
-        means = table.groupby(["training", "setup"], sort=False)[[column, "test_accuracy"]].mean().dropna()
-        front = pareto([(x if higher else -x, y) for x, y in means.itertuples(index=False)])
-        path = means.iloc[front]
-        axis.plot(path[column], path["test_accuracy"] * 100, color="#f0c000", linewidth=7, alpha=0.45, zorder=0,
-                  solid_capstyle="round", marker="o", markersize=13, markeredgewidth=0)  # fmt: skip
-        for training in trainings:
-            guided = training == "saliency_guided"
-            if training in means.index.get_level_values(0):
-                line = means.loc[training]
-                axis.plot(line[column], line["test_accuracy"] * 100, "-" if guided else "--", color="#aaaaaa",
-                          linewidth=1.1, zorder=1)  # fmt: skip
-            for setup in setups:
-                colour, marker = styles[setup]
-                here = table[(table["training"] == training) & (table["setup"] == setup)]
-                axis.plot(here[column], here["test_accuracy"] * 100, linestyle="none", marker=marker, markersize=5,
-                          zorder=2, **training_look(training, colour))  # fmt: skip
+    fig, axes = panels(-(-len(measures) // columns), columns, 2.7 * -(-len(measures) // columns) + 0.5)
+    styles = setup_style(present(table, "setup"))
+    for axis, (column, (label, higher)) in zip(axes.flat, measures.items(), strict=False):
+        means = _against_accuracy(axis, table, column, 1, styles, 5)
+        front = means.iloc[pareto([(x if higher else -x, y) for x, y in zip(means["x"], means["y"], strict=True)])]
+        axis.plot(front["x"], front["y"], zorder=0, solid_capstyle="round", marker="o", markersize=13,
+                  markeredgewidth=0, **FRONT_LOOK)  # fmt: skip
         axis.set_xlabel(f"{label} {'→' if higher else '←'} better", fontsize=9)
         axis.margins(0.1)
-        axis.grid(color="#ececec", linewidth=0.7)
-    for axis in axes[len(measures) :]:
+    for axis in axes.flat[len(measures) :]:
         axis.set_axis_off()
-    for axis in axes[::columns]:
+    for axis in axes[:, 0]:
         axis.set_ylabel("test accuracy, %")
-    handles = [
-        Line2D([], [], linestyle="none", marker=styles[s].marker, color=styles[s].colour, label=s) for s in setups
-    ]
-    handles += [
-        Line2D([], [], color=FAINT, marker="o", markersize=6, linestyle="-" if t == "saliency_guided" else "--",
-               label=training_title(t), **training_look(t, FAINT))
-        for t in trainings
-    ]  # fmt: skip
-    handles.append(Line2D([], [], color="#f0c000", linewidth=7, alpha=0.45, label="Pareto front of the means"))
-    fig.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    handles = [handle(setup, *style) for setup, style in styles.items()] + training_handles(present(table, "training"))
+    key(fig, [*handles, handle("Pareto front of the means", line="-", **FRONT_LOOK)], 4)
     return fig

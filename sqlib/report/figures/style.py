@@ -1,4 +1,4 @@
-"""How every figure of the study looks: colours, markers, sizes, and the key of the two trainings.
+"""How every figure of the study looks: colours, markers and sizes.
 
 A setup has the same colour and marker in every figure (`setup_style`); standard training is drawn open or dashed,
 saliency-guided training filled or solid. Figures are 8 inches wide with 10 point text, a page's width.
@@ -13,17 +13,10 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
-from sqlib.report.words import training_title
 
 WIDTH = 8.0
 """Width of a figure in inches."""
-
-
 INK, FAINT = "#1a1a1a", "#767676"
-
-
 STYLE = {
     "font.size": 10,
     "axes.titlesize": 10,
@@ -65,12 +58,21 @@ SETUP_STYLE = {
     "w4a2": SetupStyle("#56B4E9", "<"),
     "w2a4": SetupStyle("#CC79A7", ">"),
 }
+METHOD_STYLE = {
+    "gradient": SetupStyle("#000000", "o"),
+    "input_x_gradient": SetupStyle("#D55E00", "D"),
+    "integrated_gradients": SetupStyle("#0072B2", "s"),
+    "smoothgrad": SetupStyle("#009E73", "^"),
+    "grad_cam": SetupStyle("#CC79A7", "v"),
+    "occlusion": SetupStyle("#E69F00", "P"),
+}
+"""Colour and marker of a method (the palette of Okabe and Ito, as for the setups)."""
 
-
-_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#009E73", "#D55E00", "#0072B2")
-
-
-_MARKERS = ("X", "p", "h", "8", "d", "*", "P")
+_OTHERS = [
+    SetupStyle(colour, marker)
+    for marker in "Xph8d*P"
+    for colour in ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#009E73", "#D55E00", "#0072B2")
+]
 
 
 def setup_style(setups: Sequence) -> dict[str, SetupStyle]:
@@ -81,15 +83,11 @@ def setup_style(setups: Sequence) -> dict[str, SetupStyle]:
     """
     names = [getattr(setup, "name", setup) for setup in setups]
     styles = {name: SETUP_STYLE[name] for name in names if name in SETUP_STYLE}
-    choices = len(_COLOURS) * len(_MARKERS)
     for name in names:
-        start = zlib.crc32(name.encode())
-        for step in range(choices if name not in styles else 0):
-            at = (start + step) % choices
-            style = SetupStyle(_COLOURS[at % len(_COLOURS)], _MARKERS[at // len(_COLOURS)])
-            if style not in styles.values() or step == choices - 1:
-                styles[name] = style
-                break
+        if name not in styles:
+            start = zlib.crc32(name.encode()) % len(_OTHERS)
+            choices = _OTHERS[start:] + _OTHERS[:start]
+            styles[name] = next((style for style in choices if style not in styles.values()), choices[-1])
     return {name: styles[name] for name in names}
 
 
@@ -101,17 +99,6 @@ def readable(colour: str) -> tuple[float, float, float]:
         if 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 4.5:
             return tuple(float(part) for part in rgb)
         rgb = rgb * 0.95
-
-
-METHOD_STYLE = {
-    "gradient": ("#000000", "o"),
-    "input_x_gradient": ("#D55E00", "D"),
-    "integrated_gradients": ("#0072B2", "s"),
-    "smoothgrad": ("#009E73", "^"),
-    "grad_cam": ("#CC79A7", "v"),
-    "occlusion": ("#E69F00", "P"),
-}
-"""Colour and marker of a method (the palette of Okabe and Ito, as for the setups)."""
 
 
 _OF_THE_MACHINE = ("backend", "date.epoch", "interactive", "savefig.directory", "timezone", "tk.", "toolbar", "webagg.")
@@ -134,28 +121,3 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
             return function(*args, **kwargs)
 
     return draw
-
-
-def training_look(training: str, colour: str) -> dict:
-    """Marks of a training, for `axis.plot`: filled for saliency-guided, open for standard."""
-    guided = training == "saliency_guided"
-    return {"markerfacecolor": colour if guided else "white", "markeredgecolor": colour, "markeredgewidth": 1.6}
-
-
-def training_key(fig: Figure, trainings: Sequence[str], lines: str | None = "") -> None:
-    """What open and filled means; `lines`: words about the line in the key, None for no line."""
-    if len(trainings) < 2 and not lines:
-        return
-    handles = []
-    for training in trainings:
-        style = "none" if lines is None else "-" if training == "saliency_guided" else "--"
-        label = f"{training_title(training)} training{lines or ''}"
-        handles.append(Line2D([], [], color=FAINT, linestyle=style, marker="o", markersize=6, label=label,
-                              **training_look(training, FAINT)))  # fmt: skip
-    fig.legend(
-        handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9, handlelength=3
-    )
-
-
-def present(df, column: str) -> list[str]:
-    return list(dict.fromkeys(df[column]))
