@@ -42,7 +42,7 @@ IN_NOTEBOOKS = (
 """What every notebook and its kernel import, or nearly so."""
 MODULES = (
     *IN_NOTEBOOKS, "captum.attr", "ipython_pygments_lexers", "jinja2.ext", "latex2mathml.converter", "nbconvert",
-    "papermill", "pygments.unistring", "scipy.stats", "skimage.metrics", "sqlib.study.claims",
+    "papermill", "pygments.unistring", "scipy.stats", "seaborn", "skimage.metrics", "sqlib.study.claims",
     "sqlib.workflow.commands", "sqlib.study.jobs.deployed", "sqlib.workflow.notebooks", "sqlib.report.front_page",
     "sqlib.report.live", "sqlib.report.html", "sqlib.study.jobs.post_training",
     "sqlib.study.jobs.quality", "sqlib.report.quality_table", "sqlib.report.runs_table",
