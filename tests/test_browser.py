@@ -70,13 +70,15 @@ def chosen(folder: Path) -> list[Path]:
 
 
 def look_at(browser, folder: Path, pages: list[Path]) -> list[str]:
-    """What is wrong with the pages, opened in every one of `LOOKS`; leaves pictures of them."""
+    """What is wrong with the pages, seen in every one of `LOOKS`; leaves pictures of them."""
     wrong = []
-    for at, (width, scheme) in enumerate(LOOKS):
-        tab, heard = opened(browser, width, scheme)
-        for page in pages:
-            name = page.relative_to(folder).as_posix()
-            tab.goto(page.as_uri())
+    tab, heard = opened(browser)
+    for page in pages:
+        name = page.relative_to(folder).as_posix()
+        tab.goto(page.as_uri())
+        for at, (width, scheme) in enumerate(LOOKS):  # no script runs in a page, so it need not be loaded for each
+            tab.set_viewport_size({"width": width, "height": 900})
+            tab.emulate_media(color_scheme=scheme)
             found = [*heard, *["scrolls sideways"] * scrolls_sideways(tab)]
             if at == 0:
                 found += [f"without {what}" for what in tab.evaluate(STRUCTURE)]
@@ -85,7 +87,7 @@ def look_at(browser, folder: Path, pages: list[Path]) -> list[str]:
                 picture(tab, f"{folder.name}_{name.removesuffix('.html').replace('/', '_')}_{width}_{scheme}")
             wrong += [f"{name}, {width} px, {scheme}: {fault}" for fault in found]
             heard.clear()
-        tab.context.close()
+    tab.context.close()
     return wrong
 
 
