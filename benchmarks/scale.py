@@ -34,9 +34,9 @@ from sqlib.study.origin import git_state, provenance
 from sqlib.study.parameters import load_setup, load_study
 from sqlib.study.results import collect
 from sqlib.training.loop import make_optimizer, train_step
+from sqlib.workflow.pages import write_stamps
 from sqlib.workflow.readme import SCALE, markdown_table, revision, update_page
 from sqlib.workflow.snakemake import pending
-from sqlib.workflow.stamps import write_stamps
 from timing import BUILDS, FEWEST_REPEATS, Step, steadily, summary
 
 OUTPUT = Path(__file__).with_name("scale.json")
@@ -121,7 +121,7 @@ def measure_graph(count: int, scratch: Path) -> dict:
     try:
         snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--nocolor"]
         snakemake += ["--directory", str(reports), "--cores", "2", "--config", "study=grid"]
-        planning = seconds(lambda: pending(snakemake, scratch / "plan.log"))
+        planning = seconds(lambda: pending(snakemake, scratch / "plan.log", study))
     finally:
         os.environ.clear()
         os.environ.update(old)

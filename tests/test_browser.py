@@ -10,7 +10,7 @@ from browser import chromium, opened, picture, scrolls_sideways, violations
 from sqlib.places import REPOSITORY
 from sqlib.report.html import PAGE_LIMIT, TEMPLATES
 from sqlib.study.parameters import load_study
-from sqlib.workflow.pages import Page
+from sqlib.workflow.pages import pages_of
 
 pytestmark = pytest.mark.browser
 
@@ -163,7 +163,7 @@ def test_a_reader_can_walk_through_the_study(browser, smoke):
         follow(tab.locator("a[rel=next]"))
         seen.append(Path(urlsplit(tab.url).path).name)
     assert seen == [
-        page.html.name for page in Page.all(load_study("smoke")) if page.run is None and page.kind != "sweep"
+        page.html.name for page in pages_of(load_study("smoke")) if page.run is None and page.kind.name != "sweep"
     ]
     while tab.locator("a[rel=prev]").count():
         follow(tab.locator("a[rel=prev]"))

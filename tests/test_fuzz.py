@@ -28,7 +28,7 @@ from sqlib.report import front_page, quality_table, runs_table
 from sqlib.study import claims, parameters, results, sweeps
 from sqlib.study.parameters import load_study
 from sqlib.workflow import check
-from sqlib.workflow.stamps import write_stamps
+from sqlib.workflow.pages import write_stamps
 
 STUDY = load_study("smoke")
 RUN = STUDY.run("mnist/lenet/w2a2/standard/seed0")

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,7 @@ from sqlib.report.html import check_size, file_links, render_page, table_html, w
 from sqlib.report.words import logged_errors, training_title
 from sqlib.study.claims import change_in_words, read_claims, signed
 from sqlib.study.parameters import Run, Study
-from sqlib.study.results import collect, compare_page, read_result
-from sqlib.study.sweeps import load_sweep
+from sqlib.study.results import collect, read_result
 
 if TYPE_CHECKING:
     import pandas
@@ -24,11 +24,12 @@ _VERDICT_MARKS = {"supported": "■", "contradicted": "✕", "inconclusive": "�
 _ANSWERED = {"accuracy": "test_accuracy", "gini": "gini", "gap": "faithfulness_gap"}
 
 
-def write_index(study: Study, reports_folder: Path) -> Path:
+def write_index(study: Study, reports_folder: Path, pages: Sequence[tuple[str, str, str]] = ()) -> Path:
     """Writes `<reports_folder>/index.html` from the results and pages that are there, and returns its path.
 
     The question, the answer with its numbers, one figure, the headline tables, every page, the runs that are missing,
-    and where it all comes from. Works for a study of which nothing is finished yet.
+    and where it all comes from. Works for a study of which nothing is finished yet. pages: (title, file, what it answers) of
+    those to list, where they are there, the ones that answer the question first.
     """
     reports = Path(reports_folder)
     results = collect(study, reports)
@@ -38,7 +39,7 @@ def write_index(study: Study, reports_folder: Path) -> Path:
         for network in study.networks
     ]
     provenances = [read_result(run.folder(reports))["provenance"] for run in study.runs() if _finished(run, reports)]
-    pages = _study_pages(study, reports)
+    pages = [page for page in pages if (reports / page[1]).exists()]
     verdicts, counted = _verdicts(study, reports)
     page = render_page(
         "index.html.j2",
@@ -265,33 +266,6 @@ def _verdicts(study: Study, reports: Path):
     )
     frame = pandas.DataFrame.from_dict(lines, orient="index").rename_axis("claim").fillna("–")
     return Markup(table_html(frame, "verdicts", caption, note=note)), counted
-
-
-def _study_pages(study: Study, reports: Path) -> list[tuple[str, str, str]]:
-    """(title, file, what it answers) of the pages that are there, the ones that answer the question first."""
-    names = [
-        ("The claims and their verdicts", "claims.html", "what the abstract says, held against the evidence"),
-        ("All tables", "tables.html", "accuracy, quality of the maps, cost of deployment"),
-    ]
-    for dataset in study.datasets:
-        for network in study.networks:
-            page = f"{compare_page(study, dataset, network)}.html"
-            names.append(
-                (f"Comparison: {_group_title(study, dataset, network)}", page, "the same images under every setup")
-            )
-    names += [
-        (f"The explanations: {dataset_title(name)}", f"explanations_{name}.html", "can the maps be trusted?")
-        for name in study.datasets
-    ]
-    names += [
-        (load_sweep(name).title, f"sweep_{name}.html", "how the study's parameters were chosen")
-        for name in study.sweeps
-    ]
-    names += [
-        (f"The data: {dataset_title(name)}", f"data_{name}.html", "the images, their source and their split")
-        for name in study.datasets
-    ]
-    return [entry for entry in names if (reports / entry[1]).exists()]
 
 
 def _picture(reports: Path, names: list[str]) -> dict[str, object] | None:

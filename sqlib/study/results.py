@@ -20,7 +20,7 @@ from sqlib.measures import MEASURES
 from sqlib.places import reports_root
 from sqlib.study.origin import PACKAGES, data_sums, notebook_sum, provenance
 from sqlib.study.parameters import Run, Study
-from sqlib.study.sources import sources_of
+from sqlib.study.sources import TRAIN, sources_of
 
 if TYPE_CHECKING:
     import pandas
@@ -69,7 +69,7 @@ def save_run(
     images = save({name: tensor.detach().cpu().contiguous() for name, tensor in per_image.items()})
     write_atomically(folder / "per_image.safetensors", images)
     stamp = folder / "parameters.json"
-    sources = read_json(stamp).get("sources") if stamp.exists() else sources_of("train")
+    sources = read_json(stamp).get("sources") if stamp.exists() else sources_of(TRAIN)
     result = {
         "format": FORMAT,
         "id": run.id,

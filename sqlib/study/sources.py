@@ -20,61 +20,45 @@ from sqlib.measures import family
 from sqlib.places import REPOSITORY
 from sqlib.study.parameters import Run
 
-SOURCES = {
-    "train": ("2_train.ipynb", "training.loop.fit", "study.jobs.train.measure", "data.loading.load"),
-    "sweep_trial": ("training.loop.fit", "data.loading.load"),
-    "post_training": ("study.jobs.post_training.measure",),
-    "deployed": ("study.jobs.deployed.measure",),
-    "quality": ("study.jobs.quality.measure_quality",),
-    "roar": ("study.jobs.roar.measure",),
-    "data": ("1_data.ipynb",),
-    "saliency": ("3_saliency.ipynb",),
-    "compare": ("4_compare.ipynb",),
-    "tables": ("5_tables.ipynb",),
-    "claims": ("6_claims.ipynb",),
-    "sweep": ("7_parameters.ipynb",),
-    "explanations": ("8_explanations.ipynb",),
-    "index": ("report.front_page.write_index", "report/templates"),
-}
-"""What each kind of job starts from: functions, notebooks (with all that they import), folders (every byte of their files).
-
-`train` says itself which functions decide its numbers: what its notebook draws is drawn again without training.
-"""
-MEASURED = {"train": ("clarity",), "quality": ("clarity", "agreement")}
-"""The families of `MEASURES` that a job computes row by row: it depends on their functions and names, and on no title or unit."""
+TRAIN = ("2_train.ipynb", "training.loop.fit", "study.jobs.train.measure", "data.loading.load", "measures:clarity")
+"""What a run's numbers start from. Its functions are named: what its notebook draws is drawn again without training."""
+TRIAL = ("training.loop.fit", "data.loading.load")
+"""What those of a sweep's trial start from. (Every other job has its own in `sqlib.workflow.pages`.)"""
 TABLE = {("measures", "MEASURES"), ("measures", "family")}
+"""What a job that computes a family of measures row by row does not depend on: titles and units of all the others."""
 PLUMBING = {"checked", "data.fetch", "files", "places", "resources", "study.origin", "study.sources"}
 """Modules that decide no result: how files appear (data only if their sums are right), where they are, what errors say."""
 
 
 def run_stamp(run: Run) -> dict[str, Any]:
-    """What a run's numbers depend on: its parameters and the code of `SOURCES["train"]`."""
-    return {"run": run.model_dump(mode="json"), "digest": digest(run), "sources": sources_of("train")}
+    """What a run's numbers depend on: its parameters and the code of `TRAIN`."""
+    return {"run": run.model_dump(mode="json"), "digest": digest(run), "sources": sources_of(TRAIN)}
 
 
 @functools.cache
-def sources_of(kind: str) -> str:
-    """16 hexadecimal digits over the meaning of all code that a kind of job (a key of `SOURCES`) depends on.
+def sources_of(roots: tuple[str, ...]) -> str:
+    """16 hexadecimal digits over the meaning of all code that a job depends on.
 
-    Comments, docstrings, formatting, imports, and where a definition stands do not count. Computed once in a process: what
-    was imported does not change either. Raises SqlibError for a root that is not there.
+    roots: what it starts from: functions, notebooks (with all that they import, where no function is named), folders (every
+    byte of their files), families of `MEASURES` (`measures:clarity`: functions and names of their rows). Comments, docstrings, formatting, imports, and where a definition stands do not count. Computed once
+    in a process: what was imported does not change either. Raises SqlibError for a root that is not there.
     """
     parts: list[Any] = []
-    roots = [root for root in SOURCES[kind] if "/" not in root and not root.endswith(".ipynb")]
-    for name in SOURCES[kind]:
+    functions = [root for root in roots if not ("/" in root or ":" in root or root.endswith(".ipynb"))]
+    for name in roots:
         if name.endswith(".ipynb"):
             cells = _notebook(REPOSITORY / "notebooks" / name)
             parts.append([cell.meaning for cell in cells])
-            if not roots:
+            if not functions:
                 parts.append(closure(target for cell in cells for target in cell.targets))
         elif "/" in name:
             files = sorted(path for path in (REPOSITORY / "sqlib" / name).rglob("*") if path.is_file())
             parts += [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
-    if roots:
-        rows = [row for name in MEASURED.get(kind, ()) for row in family(name)]
+    if functions:
+        rows = [row for root in roots if ":" in root for row in family(root.split(":")[1])]
         parts += [[row.name, row.per_image, row.needs] for row in rows]
-        roots += [f"measures.{row.function}" for row in rows]
-        parts.append(closure((tuple(root.rsplit(".", 1)) for root in roots), TABLE if rows else set()))
+        functions += [f"measures.{row.function}" for row in rows]
+        parts.append(closure((tuple(root.rsplit(".", 1)) for root in functions), TABLE if rows else set()))
     return digest(parts)
 
 

@@ -20,7 +20,7 @@ from sqlib.places import PARAMS
 from sqlib.study.origin import provenance
 from sqlib.study.parameters import Run, Study, check_name, load_setup
 from sqlib.study.results import fault, read_result
-from sqlib.study.sources import sources_of
+from sqlib.study.sources import TRAIN, TRIAL, sources_of
 from sqlib.study.yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Trial:
 
     def stamp(self) -> dict[str, Any]:
         """What its numbers depend on."""
-        return {"runs": [digest(run) for run in self.runs], "sources": sources_of("sweep_trial")}
+        return {"runs": [digest(run) for run in self.runs], "sources": sources_of(TRIAL)}
 
     def is_current(self, reports: Path) -> bool:
         """Whether its result is there and belongs to its parameters and sources as they are now."""
@@ -311,7 +311,7 @@ def made_by_study(run: Run, reports: Path) -> list[dict[str, Any]] | None:
     if fault(folder) is not None:
         return None
     result = read_result(folder)
-    same = result["digest"] == digest(run) and result["sources"] == sources_of("train")
+    same = result["digest"] == digest(run) and result["sources"] == sources_of(TRAIN)
     return result["history"] if same else None
 
 

@@ -5,11 +5,13 @@ Snakemake. An error the user can act on is one line on stderr and exit code 2.
 """
 
 import contextlib
+import importlib
 import io
 import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -22,11 +24,12 @@ from sqlib.data.datasets import DATASET_NAMES
 from sqlib.files import to_json, write_atomically
 from sqlib.places import REPOSITORY
 from sqlib.report.words import about, count, duration, shown
-from sqlib.study import origin, results, sources
-from sqlib.study.parameters import Run, Study, load_study
+from sqlib.study import origin, results
+from sqlib.study.parameters import Study, load_study
 from sqlib.study.sweeps import trials_of
-from sqlib.workflow import forkserver
-from sqlib.workflow.pages import Page, time_limit
+from sqlib.workflow import forkserver, pages
+from sqlib.workflow.pages import Kind, folder_of, job_of, pages_of
+from sqlib.workflow.rendering import make, render, time_limit
 from sqlib.workflow.snakemake import (
     Progress,
     as_pattern,
@@ -41,7 +44,6 @@ from sqlib.workflow.snakemake import (
     memory_limits,
     newer,
     pending,
-    predict_jobs,
     prepare,
     problems,
     side_by_side,
@@ -126,34 +128,35 @@ def data(
         folder = fetch(dataset)
         print(f"{dataset}: complete and checked in {shown(folder)}")
         if study is not None:
-            page = Page.data(load_study(study), dataset)
-            page.execute({"dataset": dataset, "study": study}, [])
-            page.render()
+            make(job_of(load_study(study), "data", dataset=dataset))
 
 
 @app.command()
 def train(name: StudyName, run_id: RunId) -> None:
     """Train and measure one run, unless it is there already."""
-    study = load_study(name)
-    page = Page.train(study, study.run(run_id))
+    page = job_of(load_study(name), "train", run_id=run_id)
     folder = page.notebook.parent
-    stamp, now = folder / "parameters.json", to_json(sources.run_stamp(study.run(run_id)))
-    if os.environ.get("SQLIB_JOB") and stamp.exists() and stamp.read_bytes() != now:
-        raise SqlibError("parameters or code were changed since the study was started: start it again")
+    stamp, now = page.reports / page.stamp, as_planned(page.reports / page.stamp, page.stamped)
     if not stamp.exists() or stamp.read_bytes() != now:
         write_atomically(stamp, now)
     if results.fault(folder) is None:
         results.load_model(folder)
         results.pack_run(folder)
         print(f"{run_id}: already trained, nothing done")
-    else:
-        (folder / "result.json").unlink(missing_ok=True)
-        files = ["model.safetensors", "per_image.safetensors", "result.json"]
-        parameters = {"study": name, "run_id": run_id, "folder": folder}
-        page.execute(parameters, [folder / name for name in files], study.threads, time_limit("train"))
-        if broken := results.fault(folder):
-            raise SqlibError(f"the notebook left no valid result: {broken}")
-    page.render()
+        render(page)
+        return
+    (folder / "result.json").unlink(missing_ok=True)
+    make(page, [folder / name for name in page.kind.of_runs])
+    if broken := results.fault(folder):
+        raise SqlibError(f"the notebook left no valid result: {broken}")
+
+
+def as_planned(path: Path, stamp: dict) -> bytes:
+    """A job's stamp as it is now. SqlibError in the midst of a study if another was planned."""
+    now = to_json(stamp)
+    if os.environ.get("SQLIB_JOB") and path.exists() and path.read_bytes() != now:
+        raise SqlibError("parameters or code were changed since the study was started: start it again")
+    return now
 
 
 @app.command()
@@ -165,95 +168,80 @@ def trial(name: StudyName, trial_id: Annotated[str, typer.Argument(metavar="TRIA
     from sqlib.study import sweeps
 
     study = load_study(name)
-    reports = places.reports_root() / study.name
+    reports = folder_of(study)
     wanted = sweeps.trial_of(study, trial_id)
-    stamp, now = wanted.stamp_path(reports), to_json(wanted.stamp())
-    if os.environ.get("SQLIB_JOB") and stamp.exists() and stamp.read_bytes() != now:
-        raise SqlibError("parameters or code were changed since the study was started: start it again")
+    as_planned(wanted.stamp_path(reports), wanted.stamp())
     made = sweeps.run_trial(wanted, reports)
     networks = count(len(wanted.runs), "network")
     print(f"{trial_id}: {f'trained {networks}' if made else 'already trained, nothing done'}")
 
 
-@app.command()
-def sweep(name: StudyName, sweep_name: Annotated[str, typer.Argument(metavar="SWEEP")]) -> None:
-    """Make the page of a sweep: which parameters its rule picks."""
-    study = load_study(name)
-    if sweep_name not in study.sweeps:
-        raise SqlibError(f"study '{name}' has no sweep '{sweep_name}'{nearest(sweep_name, study.sweeps)}")
-    page = Page.sweep(study, sweep_name)
-    page.execute({"reports": page.reports, "sweep": sweep_name}, [])
-    page.render()
+def page_command(kind: Kind) -> Callable[..., None]:
+    """The command that makes a page of this kind: it takes a study, and what of it the page is about."""
+
+    def of_study(name: StudyName) -> None:
+        make(job_of(load_study(name), kind.name))
+
+    def of_dataset(name: StudyName, dataset: DatasetName) -> None:
+        make(job_of(load_study(name), kind.name, dataset=dataset))
+
+    def of_network(
+        name: StudyName,
+        dataset: DatasetName,
+        network: Annotated[str | None, typer.Option(help="Default: the study's first.")] = None,
+    ) -> None:
+        study = load_study(name)
+        make(job_of(study, kind.name, dataset=dataset, network=network or study.networks[0]))
+
+    def of_run(name: StudyName, run_id: RunId) -> None:
+        make(job_of(load_study(name), kind.name, run_id=run_id))
+
+    def of_sweep(name: StudyName, sweep_name: Annotated[str, typer.Argument(metavar="SWEEP")]) -> None:
+        make(job_of(load_study(name), kind.name, sweep=sweep_name))
+
+    takes = {
+        pages.whole: of_study, pages.datasets: of_dataset, pages.networks: of_network, pages.runs: of_run,
+        pages.sweeps: of_sweep,
+    }  # fmt: skip
+    return takes[kind.each]
+
+
+for _kind in pages.KINDS:
+    if _kind.notebook and _kind.name not in ("data", "train"):  # these do more than a page
+        app.command(_kind.name, help=_kind.help)(page_command(_kind))
+
+
+def measured(name: str, kind: str, dataset: str) -> dict:
+    """Do a job about a data set that has no page, and note where its result comes from; returns the result."""
+    started, job = time.time(), job_of(load_study(name), kind, dataset=dataset)
+    module, function = job.kind.roots[0].rsplit(".", 1)
+    found = getattr(importlib.import_module(f"sqlib.{module}"), function)(job.study, dataset, job.reports)
+    of = [run for run in job.about.runs if f"runs/{run.id}/result.json" in job.needs]
+    results.write_origin(job.study, job.reports, job.name, started, [job.reports / f"{job.name}.json"], of)
+    return found
 
 
 @app.command()
 def post_training(name: StudyName, dataset: DatasetName) -> None:
     """Round the float runs to every setup without training them."""
-    from sqlib.study.jobs import post_training as after
-
-    study, started = load_study(name), time.time()
-    check_dataset(study, dataset)
-    found = after.measure(study, dataset, places.reports_root() / study.name)
-    note_origin(study, f"results/post_training_{dataset}", started, runs_on(study, dataset))
+    found = measured(name, "post_training", dataset)
     print(f"{dataset}: {count(len(found), 'float run')} rounded and measured")
 
 
 @app.command()
 def deployed(name: StudyName, dataset: DatasetName) -> None:
     """Compare quantised runs with their packed and ONNX forms."""
-    from sqlib.study.jobs import deployed as forms
-
-    study, started = load_study(name), time.time()
-    check_dataset(study, dataset)
-    measured = forms.measure(study, dataset, places.reports_root() / study.name)
-    note_origin(study, f"results/deployed_{dataset}", started, runs_on(study, dataset, study.seeds[:1]))
-    for run_id, found in measured.items():
+    for run_id, found in measured(name, "deployed", dataset).items():
         for form, part in found.items():
             same = f"{part['same_predictions']:,} of {part['images']:,} predictions are the trained model's"
             print(f"{run_id}: {form}, {part['bytes']:,} bytes: {same}, logits within {part['largest_relative']:.1e}")
 
 
-def runs_on(study: Study, dataset: str, seeds: list[int] | None = None) -> list[Run]:
-    """The study's runs on a data set, of all seeds or of these."""
-    return [run for run in study.runs() if run.dataset == dataset and (seeds is None or run.seed in seeds)]
-
-
-def note_origin(study: Study, name: str, started: float, of: list[Run]) -> None:
-    """Write down where `<name>.json`, a result of these runs without a notebook, comes from."""
-    reports = places.reports_root() / study.name
-    results.write_origin(study, reports, name, started, [reports / f"{name}.json"], of)
-
-
-def check_dataset(study: Study, dataset: str) -> None:
-    """Raises SqlibError unless the study has this data set."""
-    if dataset not in study.datasets:
-        raise SqlibError(f"study '{study.name}' has no data set '{dataset}'{nearest(dataset, study.datasets)}")
-
-
 @app.command()
-def saliency(name: StudyName, run_id: RunId) -> None:
-    """Make the page of saliency maps of one trained run."""
-    study = load_study(name)
-    page = Page.saliency(study, study.run(run_id))
-    page.execute({"run_folder": page.notebook.parent}, [], study.threads)
-    page.render()
-
-
-@app.command()
-def compare(
-    name: StudyName,
-    dataset: DatasetName,
-    network: Annotated[str | None, typer.Option(help="Default: the study's first.")] = None,
-) -> None:
-    """Make the page that compares all setups on one data set."""
-    study = load_study(name)
-    network = network or study.networks[0]
-    check_dataset(study, dataset)
-    if network not in study.networks:
-        raise SqlibError(f"study '{name}' has no network '{network}'{nearest(network, study.networks)}")
-    page = Page.compare(study, dataset, network)
-    page.execute({"reports": page.reports, "dataset": dataset, "network": network}, [], study.threads)
-    page.render()
+def roar(name: StudyName, dataset: DatasetName) -> None:
+    """Train networks again without the most salient pixels."""
+    found = measured(name, "roar", dataset)
+    print(f"{dataset}: networks retrained on the maps of {count(len(found['explained']), 'run')}")
 
 
 @app.command()
@@ -262,50 +250,14 @@ def quality(name: StudyName, run_ids: Annotated[list[str], typer.Argument(metava
     from sqlib.study.jobs.quality import measure_quality
 
     study = load_study(name)
+    reports = folder_of(study)
     for run in [study.run(run_id) for run_id in run_ids]:
         started = time.time()
-        found = measure_quality(study, run, run.folder(places.reports_root() / study.name))
-        note_origin(study, f"runs/{run.id}/quality", started, [run])
+        found = measure_quality(study, run, run.folder(reports))
+        made = f"runs/{run.id}/quality"
+        results.write_origin(study, reports, made, started, [reports / f"{made}.json"], [run])
         images = f"{found['parameters']['images']:,} images"
         print(f"{run.id}: maps of {count(len(found['methods']), 'method')} measured, gradient maps on {images}")
-
-
-@app.command()
-def roar(name: StudyName, dataset: DatasetName) -> None:
-    """Train networks again without the most salient pixels."""
-    from sqlib.study.jobs.roar import measure
-
-    study, started = load_study(name), time.time()
-    check_dataset(study, dataset)
-    found = measure(study, dataset, places.reports_root() / study.name)
-    note_origin(study, f"results/roar_{dataset}", started, runs_on(study, dataset, study.seeds[:1]))
-    print(f"{dataset}: networks retrained on the maps of {count(len(found['explained']), 'run')}")
-
-
-@app.command()
-def explanations(name: StudyName, dataset: DatasetName) -> None:
-    """Make the page that judges the maps of one data set."""
-    study = load_study(name)
-    check_dataset(study, dataset)
-    page = Page.explanations(study, dataset)
-    page.execute({"reports": page.reports, "dataset": dataset}, [], study.threads)
-    page.render()
-
-
-@app.command()
-def tables(name: StudyName) -> None:
-    """Make the tables and results/runs.csv."""
-    page = Page.tables(load_study(name))
-    page.execute({"reports": page.reports}, [page.reports / "results/runs.csv"])
-    page.render()
-
-
-@app.command()
-def claims(name: StudyName) -> None:
-    """Give the claims of params/claims.yaml their verdicts."""
-    page = Page.claims(load_study(name))
-    page.execute({"reports": page.reports}, [])
-    page.render()
 
 
 @app.command()
@@ -315,14 +267,14 @@ def index(name: StudyName) -> None:
     That is packed models, and pages that are not there or have old looks.
     """
     study = load_study(name)
-    reports = places.reports_root() / study.name
+    reports = folder_of(study)
     for run in study.runs():
         if results.fault(run.folder(reports)) is None:
             results.pack_run(run.folder(reports))
     stamp = reports / "stamps/index.json"
-    for page in Page.all(study):
+    for page in pages_of(study):
         if page.notebook.exists() and not all(newer(page.html, older) for older in (stamp, page.notebook)):
-            page.render()
+            render(page)
     write_index(study)
 
 
@@ -330,28 +282,23 @@ def index(name: StudyName) -> None:
 def render_reports(name: StudyName) -> None:
     """Make all pages again from the results there are."""
     study = load_study(name)
-    reports = places.reports_root() / study.name
+    reports = folder_of(study)
     finished = [run for run in study.runs() if (run.folder(reports) / "result.json").exists()]
     if not finished:
         raise SqlibError(f"{shown(reports)} holds no results yet: run 'make reproduce STUDY={name}' first")
+    current = {trial.id for trial in trials_of(study) if trial.is_current(reports)}
     with exclusive(reports):
-        for page in Page.all(study):
-            if page.notebook.exists() and page.kind in ("data", "train", "saliency"):
-                page.render()
-        for dataset in study.datasets:
-            for network in study.networks:
-                if any((run.dataset, run.network) == (dataset, network) for run in finished):
-                    compare(name, dataset, network)
-        for dataset in study.datasets:
-            if any((run.folder(reports) / "quality.json").exists() for run in finished if run.dataset == dataset):
-                explanations(name, dataset)
-        tables(name)
-        claims(name)
-        for sweep_name in study.sweeps:
-            if all(trial.is_current(reports) for trial in trials_of(study) if trial.sweep == sweep_name):
-                sweep(name, sweep_name)
-            else:
-                print(f"sweep {sweep_name}: not all of its trials are there, so its page is not made")
+        for page in reversed(pages_of(study)):  # those of runs first: others link to them
+            if page.run is not None or page.kind.name == "data":
+                if page.notebook.exists():
+                    render(page)
+            elif page.kind.name == "sweep":
+                if all(trial.id in current for trial in trials_of(study) if trial.sweep == page.target):
+                    make(page)
+                else:
+                    print(f"sweep {page.target}: not all of its trials are there, so its page is not made")
+            elif any((reports / need).exists() for need in page.needs):
+                make(page)
         write_index(study)
     missing = len(study.runs()) - len(finished)
     note = f"; {missing} of {len(study.runs())} runs are not there yet" if missing else ""
@@ -367,7 +314,7 @@ def draw_figures(name: StudyName) -> None:
     from sqlib.report.cells import DRAWING, KEY, draw, own_key
 
     study = load_study(name)
-    reports = places.reports_root() / study.name
+    reports = folder_of(study)
     drawings = sorted(path for path in reports.rglob(f"*{DRAWING}") if path.parent.name == "figures")
     if not drawings:
         raise SqlibError(
@@ -376,9 +323,9 @@ def draw_figures(name: StudyName) -> None:
         )
     with exclusive(reports):
         drawn = sum(len(draw(path)) for path in drawings)
-        for page in Page.all(study):
+        for page in pages_of(study):
             if page.notebook.exists():
-                page.render()
+                render(page)
         write_index(study)
     print(f"{name}: {count(len(drawings), 'figure')}, {count(drawn, 'file')} drawn: {shown(reports / 'index.html')}")
 
@@ -387,14 +334,14 @@ def write_index(study: Study) -> None:
     """Write `index.html` of a study."""
     from sqlib.report import front_page
 
-    front_page.write_index(study, places.reports_root() / study.name)
+    front_page.write_index(study, folder_of(study), pages.listed(study))
 
 
 @app.command()
 def plan(name: StudyName, cores: Cores = None) -> None:
     """Say what is still to be trained, and how long it takes."""
     study = load_study(name)
-    reports = places.reports_root() / study.name
+    reports = folder_of(study)
     cores = cores or origin.usable_cores()
     wanted = [run for run in study.runs() if not up_to_date(run, reports)]
     tried = [trial for trial in trials_of(study) if not trial.is_current(reports)]
@@ -422,7 +369,7 @@ def reproduce(
     folder, settings = load_profile(profile)
     executor = settings.get("executor", "local")
     study = load_study(name)
-    reports = places.reports_root() / study.name
+    reports = folder_of(study)
     # On a cluster it is the profile that says how many cores a job may have; here it is this process's own number.
     limit = cores or (origin.usable_cores() if executor == "local" else None)
     with in_order(), exclusive(reports) as lock, contextlib.ExitStack() as stack:
@@ -449,33 +396,30 @@ def reproduce(
             *("--config", f"study={name}", *(["sweeps=true"] if sweeps else [])),
         ]
         log = reports / "logs/reproduce.log"
-        jobs = pending(snakemake, log)
+        jobs = pending(snakemake, log, study)
         page = shown(reports / "index.html")
         if not jobs:
             tell(f"{name}: everything is up to date: {page}")
             return
-        wanted = [study.run(job.target) for job in jobs.values() if job.rule == "train"]
-        known = {trial.id: trial for trial in trials_of(study)}
-        tried = [known[job.target] for job in jobs.values() if job.rule == "trial"]
+        counted = Counter(job.kind.name for job in jobs.values())
         at_once = settings.get("jobs")  # of a cluster; it may be 'unlimited'
         slots = at_once if isinstance(at_once, int) else len(jobs)
         lowered = ""
         if executor == "local":
             slots, lowered = side_by_side(limit, study.threads)
         progress = Progress(jobs, slots, reports)
-        measuring = sum(job.rule == "quality" for job in jobs.values())
-        measured = measuring * len(study.seeds)
+        measured = sum(len(job.about.runs) for job in jobs.values() if job.kind.name == "quality")
 
         def say_plan() -> None:
-            predict_jobs(jobs, wanted, tried)
-            parts = f"{count(len(tried), 'trial')} of sweeps, " if tried else ""
+            progress.predict()
+            parts = f"{count(counted['trial'], 'trial')} of sweeps, " if counted["trial"] else ""
             parts += f"the maps of {count(measured, 'run')} to measure, " if measured else ""
+            others = len(jobs) - counted["train"] - counted["trial"] - counted["quality"]
             where = (
                 f"on {count(limit, 'core')}{lowered}" if executor == "local" else "if the cluster starts all at once"
             )
             tell(
-                f"{name}: {count(len(wanted), 'run')} to train, {parts}"
-                f"{count(len(jobs) - len(wanted) - len(tried) - measuring, 'page')} to make: "
+                f"{name}: {count(counted['train'], 'run')} to train, {parts}{count(others, 'page')} to make: "
                 f"{about(progress.left())} {where}; log: {shown(log)}"
             )
 
@@ -488,13 +432,13 @@ def reproduce(
             write_index(study)
             problems(progress, code, log)
             print(f"what there is: {page}; type the same command to try again", file=sys.stderr)
-            if any(job.rule == "train" for number, job in jobs.items() if number in progress.failed):
+            if any(jobs[number].kind.name == "train" for number in progress.failed):
                 print(
                     f"'make reports STUDY={name}' makes the tables and comparisons of the runs there are",
                     file=sys.stderr,
                 )
             raise typer.Exit(1)
-        tell(f"{name}: done in {duration(time.monotonic() - progress.started)}: {page}")
+        tell(f"{name}: done in {duration(time.monotonic() - progress.begun)}: {page}")
 
 
 def replaces_only_its_own(path: Path, own: Callable[[Path], bool]) -> None:
@@ -635,7 +579,7 @@ def export(
 def unlock(name: StudyName) -> None:
     """Remove a stale lock (reproduce does so by itself)."""
     study = load_study(name)
-    with exclusive(places.reports_root() / study.name):
+    with exclusive(folder_of(study)):
         print(f"{name}: not locked")
 
 
@@ -680,7 +624,7 @@ def publish(
     root = places.reports_root()
     reports, target = root / study.name, root / "reference"
     missing = [run.id for run in study.runs() if not up_to_date(run, reports)]
-    missing += [page.html.name for page in Page.all(study) if not page.html.exists()]
+    missing += [page.html.name for page in pages_of(study) if not page.html.exists()]
     missing += [name for name in ("index.html", "results/runs.csv") if not (reports / name).exists()]
     trials = trials_of(study)
     stale = [trial.sweep for trial in trials if not trial.is_current(reports)]

@@ -40,7 +40,10 @@ def execute(
     notebook, output, required = Path(notebook), Path(output), [Path(path) for path in required]
     plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in parameters.items()}
     parameters = json.loads(_json(plain))  # papermill would turn a tuple into a text
-    _check_parameters(notebook, parameters)
+    known = parameters_of(notebook)
+    for name in parameters:
+        if name not in known:
+            raise SqlibError(f"{notebook.name}: unknown parameter '{name}'{nearest(name, known)}")
     before = {path: _stamp(path) for path in required}
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -140,7 +143,8 @@ def _execute(notebook, output, parameters, timeout, required, before, threads, s
         raise SqlibError(f"{notebook.name}: ended without writing {', '.join(missing)}{kept}")
 
 
-def _check_parameters(notebook: Path, parameters: dict) -> None:
+def parameters_of(notebook: Path) -> list[str]:
+    """The names that a notebook may be told: those of its cell tagged `parameters`. SqlibError for what is no notebook."""
     import nbformat
 
     try:
@@ -153,9 +157,7 @@ def _check_parameters(notebook: Path, parameters: dict) -> None:
             for node in ast.parse(cell.source).body:
                 targets = getattr(node, "targets", [getattr(node, "target", None)])
                 known |= {target.id for target in targets if isinstance(target, ast.Name)}
-    for name in parameters:
-        if name not in known:
-            raise SqlibError(f"{notebook.name}: unknown parameter '{name}'{nearest(name, sorted(known))}")
+    return sorted(known)
 
 
 def alone_with_its_gpu(environment: Mapping[str, str]) -> dict[str, str]:

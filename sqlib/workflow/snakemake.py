@@ -28,20 +28,14 @@ from sqlib.places import REPOSITORY
 from sqlib.report.words import about, count, duration, logged, logged_errors, shown
 from sqlib.study import results, sources
 from sqlib.study.parameters import Run, Study
-from sqlib.study.sweeps import Trial, settle, trials_of
+from sqlib.study.sweeps import settle, trials_of
 from sqlib.study.yaml import read_yaml
 from sqlib.workflow.forkserver import die_with_parent
-from sqlib.workflow.stamps import write_stamps
+from sqlib.workflow.pages import Job, Kind, jobs_of, write_stamps
 
 # ---- how long it takes -------------------------------------------------------------------------------------------------
 
 
-# Seconds for what is not training: measuring on the test images, drawing, making a page, in processes that are forked
-# ready to work. Measured on two cores; they only start the estimate, which then follows the measured times.
-PAGE_SECONDS = {
-    "data": 7.0, "saliency": 10.0, "compare": 15.0, "tables": 4.0, "claims": 6.0, "sweep": 3.0, "index": 2.0,
-    "post_training": 26.0, "deployed": 20.0, "quality": 26.0, "explanations": 11.0, "roar": 400.0,
-}  # fmt: skip
 RUN_SECONDS = 5.0
 IMAGE_SECONDS = 2e-3  # for each test image measured
 FAITHFULNESS_SECONDS = 1e-2  # for each test image blanked step by step
@@ -315,28 +309,17 @@ def maps_fault(folder: Path) -> str | None:
     return None
 
 
-@dataclass
-class Job:
-    """One job as Snakemake lists it. rule: train, data, ...; target: the run, data set or page it is about."""
-
-    rule: str
-    target: str
-    log: str
-    predicted: float = 10.0
-    started: float | None = None
-
-
 class Listing:
-    """Reads Snakemake's output line by line; `feed` returns ("started" | "finished" | "failed", job number, Job)."""
+    """Reads Snakemake's output line by line; `feed` returns ("started" | "finished" | "failed", job number, its log)."""
 
     def __init__(self) -> None:
         self._block: dict[str, str] = {}
         self._kind = ""
 
-    def feed(self, line: str) -> tuple[str, int, Job | None] | None:
+    def feed(self, line: str) -> tuple[str, int, str] | None:
         """One line; an event when it completes one."""
         if found := re.match(r"Finished job ?id: (\d+)", line):
-            return "finished", int(found[1]), None
+            return "finished", int(found[1]), ""
         # Indented: a job of a group.
         if found := re.match(r" *(?:(?:local)?rule|Error in rule) (\S+):$", line):
             self._kind = "failed" if line.lstrip().startswith("Error") else "started"
@@ -345,24 +328,15 @@ class Listing:
             self._block[found[1]] = found[2].strip()
             if self._kind == "failed" and found[1] == "jobid":
                 self._block, block = {}, self._block
-                return "failed", int(block["jobid"]), None
+                return "failed", int(block["jobid"]), ""
             if found[1] == "resources":
                 self._block, block = {}, self._block
-                return "started", int(block["jobid"]), self._job(block)
+                return "started", int(block["jobid"]), block.get("log", "").split(" (")[0].split(", ")[-1]
         return None
 
-    @staticmethod
-    def _job(block: dict[str, str]) -> Job:
-        rule = re.sub(r"^(train|quality)_.*", r"\1", block["rule"])
-        wildcards = dict(part.split("=", 1) for part in block.get("wildcards", "").split(", ") if "=" in part)
-        log = block.get("log", "").split(" (")[0].split(", ")[-1]
-        # The jobs of quality have no wildcards, but a log beside their first run.
-        about = log.removeprefix("logs/").rsplit("/", 2)[0] if rule == "quality" else ""
-        return Job(rule, next(iter(wildcards.values()), about), log)
 
-
-def pending(snakemake: list[str], log: Path) -> dict[int, Job]:
-    """The jobs Snakemake would run now, by its number; SqlibError if it cannot tell."""
+def pending(snakemake: list[str], log: Path, study: Study) -> dict[int, Job]:
+    """The jobs of a study that Snakemake would run now, by its number; SqlibError if it cannot tell."""
     done = subprocess.run(
         [*snakemake, "--dry-run"], env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
@@ -370,20 +344,9 @@ def pending(snakemake: list[str], log: Path) -> dict[int, Job]:
     if done.returncode:
         write_atomically(log, output.encode())
         raise SqlibError(f"Snakemake cannot plan the study: {last_words(output)}; see {shown(log)}")
-    listing = Listing()
+    listing, known = Listing(), {job.log: job for job in jobs_of(study)}
     events = [event for line in output.splitlines() if (event := listing.feed(line))]
-    return {number: job for kind, number, job in events if kind == "started" and job and job.rule != "all"}
-
-
-def predict_jobs(jobs: dict[int, "Job"], wanted: list[Run], tried: list[Trial]) -> None:
-    """Set the predicted seconds of every job; `wanted` and `tried` are what jobs train, in their order."""
-    seconds = dict(zip([run.id for run in wanted], training_seconds(wanted), strict=True))
-    every = [run for trial in tried for run in trial.runs]
-    parts = iter(training_seconds(every, measured=False))
-    seconds |= {trial.id: 1.0 + sum(next(parts) for _ in trial.runs) for trial in tried}
-    for job in jobs.values():
-        trains = job.rule in ("train", "trial")
-        job.predicted = seconds[job.target] if trains else PAGE_SECONDS.get(job.rule, 10.0)
+    return {number: known[log] for kind, number, log in events if kind == "started" and log in known}
 
 
 def environment() -> dict[str, str]:
@@ -411,29 +374,41 @@ class Progress:
     jobs: dict[int, Job]
     slots: int
     reports: Path
-    started: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=time.monotonic)
+    predicted: dict[int, float] = field(default_factory=dict)
+    started: dict[int, float] = field(default_factory=dict)
     finished: dict[int, float] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+
+    def predict(self) -> None:
+        """Predict the seconds of every job: those of training by real steps, the others by what was measured elsewhere."""
+        trained = {number: job for number, job in self.jobs.items() if job.kind.name in ("train", "trial")}
+        for measured in (True, False):
+            own = {n: job.about.runs for n, job in trained.items() if (job.kind.name == "train") == measured}
+            parts = iter(training_seconds([run for runs in own.values() for run in runs], measured))
+            for number, runs in own.items():
+                self.predicted[number] = sum(next(parts) for _ in runs) + (0.0 if measured else 1.0)
+        self.predicted |= {number: job.kind.seconds for number, job in self.jobs.items() if number not in trained}
 
     def left(self) -> float:
         """Seconds that the unfinished jobs will take on `slots` cores."""
         now, rest = time.monotonic(), []
         for number, job in self.jobs.items():
             if number not in self.finished and number not in self.failed:
-                elapsed = now - job.started if job.started is not None else 0.0
-                rest.append(max(self._factor(job.rule) * job.predicted - elapsed, 0.0))
+                elapsed = now - self.started.get(number, now)
+                rest.append(max(self._factor(job.kind) * self.predicted[number] - elapsed, 0.0))
         return max(sum(rest) / self.slots, max(rest, default=0.0))
 
-    def _factor(self, rule: str) -> float:
-        """How much longer than predicted the finished jobs of a rule took (1 while there are none)."""
-        done = [number for number in self.finished if self.jobs[number].rule == rule]
-        predicted = sum(self.jobs[number].predicted for number in done)
+    def _factor(self, kind: Kind) -> float:
+        """How much longer than predicted the finished jobs of a kind took (1 while there are none)."""
+        done = [number for number in self.finished if self.jobs[number].kind is kind]
+        predicted = sum(self.predicted[number] for number in done)
         return sum(self.finished[number] for number in done) / predicted if predicted else 1.0
 
     def start(self, number: int) -> None:
         """Take note of a job that was started."""
         if number in self.jobs:
-            self.jobs[number].started = time.monotonic()
+            self.started[number] = time.monotonic()
 
     def finish(self, number: int) -> str | None:
         """Take note of a finished job; the line to print."""
@@ -441,7 +416,7 @@ class Progress:
             return None
         job = self.jobs[number]
         self.failed.pop(number, None)  # it failed, was tried again, and is done
-        seconds = self.finished[number] = time.monotonic() - (job.started or self.started)
+        seconds = self.finished[number] = time.monotonic() - self.started.get(number, self.begun)
         unfinished = len(self.jobs) - len(self.finished) - len(self.failed)
         rest = f"; {about(self.left())} left" if unfinished else ""
         return f"{self._number()} {self._did(job)}, {duration(seconds)}{rest}"
@@ -454,9 +429,9 @@ class Progress:
         log = self.reports / job.log
         errors = logged_errors(log)
         # Of a group in which one job fails Snakemake says that all have failed.
-        if job.rule == "train" and not errors and results.fault(self.reports / "runs" / job.target) is None:
+        if job.kind.name == "train" and not errors and results.fault(self.reports / "runs" / job.target) is None:
             return self.finish(number)
-        what = f"{job.rule} {job.target}".strip()
+        what = f"{job.kind.name} {job.target}".strip()
         self.failed[number] = f"{what}: {errors[-1] if errors else last_words(logged(log))} (log: {shown(log)})"
         return f"{self._number()} FAILED {self.failed[number]}"
 
@@ -465,21 +440,12 @@ class Progress:
         return f"[{len(self.finished) + len(self.failed):>{len(total)}}/{total}]"
 
     def _did(self, job: Job) -> str:
-        if job.rule == "train":
-            try:
+        said = job.kind.said.format(job.target)
+        if job.kind.name == "train":
+            with suppress(SqlibError, KeyError, TypeError):
                 result = results.read_result(self.reports / "runs" / job.target)
-                return f"trained {job.target}: test {100 * result['metrics']['test_accuracy']:.2f}%"
-            except (SqlibError, KeyError, TypeError):
-                return f"trained {job.target}"
-        words = {"data": "checked and described the data: ", "saliency": "explained ", "compare": "compared: "}
-        words |= {"deployed": "compared what is deployed: "}
-        words |= {"quality": "measured the maps of ", "explanations": "judged the explanations: "}
-        words |= {"roar": "retrained without salient pixels: "}
-        words |= {"trial": "tried ", "sweep": "judged the sweep ", "post_training": "quantised without training "}
-        names = {"tables": "made the tables", "claims": "gave the claims their verdicts", "index": "wrote the index"}
-        return names.get(job.rule) or words.get(job.rule, f"{job.rule} ") + job.target.removeprefix(
-            "compare_"
-        ).removeprefix("explanations_")
+                said += f": test {100 * result['metrics']['test_accuracy']:.2f}%"
+        return said
 
 
 def drive(
@@ -581,7 +547,8 @@ def end(process: subprocess.Popen) -> None:
 
 def problems(progress: Progress, code: int, log: Path) -> None:
     """Print what failed, and what was therefore not made."""
-    failed = [f"{progress.jobs[number].rule} {progress.jobs[number].target}".strip() for number in progress.failed]
+    jobs = [progress.jobs[number] for number in progress.failed]
+    failed = [f"{job.kind.name} {job.target}".strip() for job in jobs]
     if failed:
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
         print(f"failed: {count(len(failed), 'job')}: {', '.join(failed[:5])}{more}", file=sys.stderr)

@@ -15,9 +15,15 @@ from bs4 import BeautifulSoup
 from markup import Elements, assert_held, assert_offline, fits
 
 from sqlib.files import to_json, write_atomically
+from sqlib.report import front_page
 from sqlib.report.cells import draw, figure
-from sqlib.report.front_page import write_index
 from sqlib.study.parameters import load_study
+from sqlib.workflow.pages import listed
+
+
+def write_index(study, reports):
+    """The index, with the study's own pages."""
+    front_page.write_index(study, reports, listed(study))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from sqlib.places import REPOSITORY
 from sqlib.study import origin, results
 from sqlib.study.origin import cpu_version, git_state, provenance
 from sqlib.study.parameters import load_study
-from sqlib.workflow.stamps import write_stamps
+from sqlib.workflow.pages import write_stamps
 
 METRICS = {"val_accuracy": 0.5, "test_accuracy": 0.4, "gini": float("nan"), "train_seconds": 1.5, "anything": 3}
 

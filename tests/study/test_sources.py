@@ -8,6 +8,7 @@ import pytest
 from sqlib.checked import SqlibError
 from sqlib.places import REPOSITORY
 from sqlib.study import sources
+from sqlib.workflow.pages import KINDS
 
 LOOP = '''"""Doc."""
 from sqlib import other
@@ -28,6 +29,14 @@ load = measure
 BITS = "def levels(bits):\n    return 2**bits\n\n\ndef unused():\n    return 1\n"
 
 
+TINY = {
+    "train": ("2_train.ipynb", *(f"training.loop.{name}" for name in ("fit", "measure", "load"))),
+    "page": ("2_train.ipynb",),
+    "index": ("templates/",),
+}
+REAL = {kind.name: kind.sources for kind in KINDS}
+
+
 def forget():
     for function in (sources.sources_of, sources._module, sources._definitions):
         function.cache_clear()
@@ -44,11 +53,6 @@ def repository(tmp_path, monkeypatch):
     (tmp_path / "sqlib/other.py").write_text("STEP = 1\n")
     write_notebook(tmp_path, ["x = 1  # here"])
     monkeypatch.setattr(sources, "REPOSITORY", tmp_path)
-    monkeypatch.setattr(sources, "MEASURED", {})
-    roots = tuple(f"training.loop.{name}" for name in ("fit", "measure", "load"))
-    monkeypatch.setattr(
-        sources, "SOURCES", {"train": ("2_train.ipynb", *roots), "page": ("2_train.ipynb",), "index": ("templates/",)}
-    )
     forget()
     yield tmp_path
     forget()
@@ -59,9 +63,9 @@ def write_notebook(repository, cells, **more):
     (repository / "notebooks/2_train.ipynb").write_text(json.dumps({"cells": cells, "metadata": more}))
 
 
-def now(kind="train"):
+def now(kind="train", of=TINY):
     forget()
-    return sources.sources_of(kind)
+    return sources.sources_of(of[kind])
 
 
 def test_comments_docstrings_and_formatting_change_no_digest(repository):
@@ -148,18 +152,18 @@ def copied(tmp_path, monkeypatch):
 
 
 def test_runs_go_stale_with_what_decides_the_bits_of_a_layer(copied):
-    before, path = {kind: now(kind) for kind in sources.SOURCES}, copied / "sqlib/quant/bits.py"
+    before, path = {kind: now(kind, REAL) for kind in REAL}, copied / "sqlib/quant/bits.py"
     assert "[self.first] * (layer == names[0])" in path.read_text()
     path.write_text(
         path.read_text().replace("[self.first] * (layer == names[0])", "[self.first] * (layer == names[-1])")
     )
-    changed = {kind for kind in before if now(kind) != before[kind]}
-    assert {"train", "sweep_trial", "quality", "roar", "post_training", "deployed"} <= changed
+    changed = {kind for kind in before if now(kind, REAL) != before[kind]}
+    assert {"train", "trial", "quality", "roar", "post_training", "deployed"} <= changed
 
 
 def test_no_result_goes_stale_when_a_module_moves(copied):
-    before = {kind: now(kind) for kind in sources.SOURCES}
+    before = {kind: now(kind, REAL) for kind in REAL}
     (copied / "sqlib/quant/weights.py").rename(copied / "sqlib/quant/rounding.py")
     for path in [*copied.rglob("*.py"), *copied.rglob("*.ipynb")]:
         path.write_text(path.read_text().replace("sqlib.quant.weights", "sqlib.quant.rounding"))
-    assert {kind: now(kind) for kind in sources.SOURCES} == before
+    assert {kind: now(kind, REAL) for kind in REAL} == before

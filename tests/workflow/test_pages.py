@@ -1,145 +1,111 @@
-"""Every page of a study: its place, its command, and what happens when its notebook fails."""
+"""Every page of a study has its place and command; stamps move only with content, and only those of what is affected."""
 
-import hashlib
-import threading
+import shutil
 
 import pytest
-from planted import fake_result
 
-from sqlib import files
-from sqlib.checked import SqlibError, digest
 from sqlib.places import REPOSITORY
-from sqlib.study import results
-from sqlib.study.origin import provenance
+from sqlib.study import sources
 from sqlib.study.parameters import load_study
-from sqlib.workflow import pages as study_pages
 from sqlib.workflow.commands import app
-from sqlib.workflow.pages import Page
+from sqlib.workflow.pages import jobs_of, pages_of, write_stamps
 
 
-def test_every_page_has_its_own_place_and_command():
+@pytest.fixture(scope="module")
+def study():
+    return load_study("smoke")
+
+
+def test_every_job_has_its_own_place_and_command():
     study = load_study("smoke").model_copy(update={"networks": ["lenet", "sgt_cnn"], "seeds": [0, 1]})
-    pages = Page.all(study)
-    assert len({page.html for page in pages}) == len({page.command for page in pages}) == len(pages)
-    assert all(
-        page.command.split()[0] in {command.name or command.callback.__name__ for command in app.registered_commands}
-        for page in pages
-    )
-    assert sum(page.kind == "saliency" for page in pages) == 2 * 2 * 4 * 2
+    jobs, pages = jobs_of(study), pages_of(study)
+    for each in (jobs, pages):
+        assert len({job.command for job in each}) == len({job.log for job in each}) == len(each)
+    assert len({page.html for page in pages}) == len({page.notebook for page in pages}) == len(pages)
+    outputs = [path for job in jobs for path in job.outputs]
+    assert len(set(outputs)) == len(outputs)
+    known = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
+    assert {job.command.split()[0] for job in jobs} <= known
+    assert sum(page.kind.name == "saliency" for page in pages) == 2 * 2 * 4 * 2
 
 
-def test_a_failed_notebook_still_gives_its_page(tmp_path, monkeypatch):
-    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
-    page = Page.tables(load_study("smoke"))
-    page.notebook.parent.mkdir(parents=True)
-    page.result.parent.mkdir()
-    csv = page.result.with_name("runs.csv")
-    rendered = []
-
-    def fails(source, output, *_, **__):  # as when the kernel is killed after its last act
-        output.write_text("{}")
-        page.result.write_text("{}")
-        csv.write_text("a")
-        raise SqlibError("cell 3: no")
-
-    monkeypatch.setattr("sqlib.workflow.notebooks.execute", fails)
-    monkeypatch.setattr(Page, "render", lambda self: rendered.append(self.html))
-    with pytest.raises(SqlibError, match="cell 3"):
-        page.execute({}, [csv])
-    assert rendered == [page.html]
-    assert not page.result.exists() and not csv.exists(), "or the failed page would be taken for finished"
+def test_stamps_are_written_once(study, tmp_path):
+    first = write_stamps(study, tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in first}
+    assert len([path for path in first if path.name == "parameters.json"]) == len(study.runs())
+    names = {path.stem for path in first if path.parent.name == "stamps"}
+    assert names == {
+        "data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist", "saliency", "tables", "claims", "index",
+        "post_training", "deployed", "sweep_quick", "quality", "explanations_mnist", "explanations_fashion_mnist",
+    }  # fmt: skip
+    assert len([path for path in first if "sweeps" in path.parts]) == 3
+    assert write_stamps(study, tmp_path) == []
+    assert times == {path: path.stat().st_mtime_ns for path in first}
 
 
-def test_a_page_says_what_it_was_made_from_also_when_it_is_rendered_later(tmp_path, monkeypatch):
-    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
-    study = load_study("smoke")
-    page = Page.tables(study)
-    for run in study.runs()[:2]:
-        fake_result(run, page.reports)
+def test_a_changed_parameter_moves_exactly_the_runs_it_is_in(study, tmp_path):
+    def with_epochs(**epochs):
+        return study.model_copy(update={"training": study.training.model_copy(update={"epochs": epochs})})
 
-    def writes(source, output, parameters, **_):
-        page.result.parent.mkdir()
-        page.result.write_text("{}")
-
-    monkeypatch.setattr("sqlib.workflow.notebooks.execute", writes)
-    page.execute({}, [])
-    recorded = files.read_json(tmp_path / "smoke/provenance/tables.json")
-    notebook = hashlib.sha256((REPOSITORY / "notebooks/5_tables.ipynb").read_bytes()).hexdigest()
-    assert recorded["made"] == {"results/tables.json": hashlib.sha256(b"{}").hexdigest()}
-    assert recorded["notebook"] == {"name": "5_tables.ipynb", "sha256": notebook}
-    assert recorded["parameters"] == study.model_dump(mode="json") and recorded["digest"] == digest(study)
-    assert recorded["started"] <= recorded["ended"] and recorded["packages"]["torch"] and recorded["cpu"]
-    now = provenance()
-    monkeypatch.setattr(
-        "sqlib.workflow.pages.provenance", lambda: {**now, "git": {"revision": "f" * 40, "dirty": True}}
-    )
-    facts = page.facts()
-    assert "ffff" not in facts["Code"] and facts["Code"].startswith(recorded["git"]["revision"][:12])
-    assert facts["Parameters, digest"] == digest(study) and facts["Seed"] == "0"
-    assert facts["Notebook, SHA-256"] == f"5_tables.ipynb, {notebook[:12]}"
-    assert "Origin" not in facts
-    changes = [
-        {"digest": 1},
-        {"data": {"mnist": 1}},
-        {"data": {"x": {}}},
-        {"seeds": 0},
-        {"git": {"dirty": 1}},
-        {"packages": {}},
-    ]
-    changed = [{**recorded, **change} for change in changes]
-    lacking = [
-        {k: v for k, v in recorded.items() if k != key} for key in ("git", "cpu", "started", "data", "precision")
-    ]
-    for damaged in (b"{", b"[]", *map(files.to_json, [*changed, *lacking])):
-        (tmp_path / "smoke/provenance/tables.json").write_bytes(damaged)
-        facts = page.facts()
-        assert "was not written down" in facts["Origin"] and "ffff" in facts["Code"], damaged
+    write_stamps(with_epochs(mnist=1, fashion_mnist=1), tmp_path)
+    changed = write_stamps(with_epochs(mnist=1, fashion_mnist=2), tmp_path)
+    moved = {path.relative_to(tmp_path / "runs").parts[0] for path in changed if path.name == "parameters.json"}
+    assert moved == {"fashion_mnist"}
 
 
-def test_a_page_says_only_what_its_own_runs_say(tmp_path, monkeypatch):
-    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
-    study = load_study("paper")
-    run = study.run("mnist/lenet/w2a2/standard/seed0")
-    fake_result(run, tmp_path / "paper")
-    other = study.run("fashion_mnist/lenet/w2a2/standard/seed1")
-    (other.folder(tmp_path / "paper")).mkdir(parents=True)
-    (other.folder(tmp_path / "paper") / "result.json").write_text("{")  # damaged, and none of its business
-
-    def made(page):
-        def writes(source, output, parameters, **_):
-            page.result.parent.mkdir(parents=True, exist_ok=True)
-            page.result.write_text("{}")
-
-        monkeypatch.setattr("sqlib.workflow.notebooks.execute", writes)
-        page.execute({}, [])
-        return results.read_origin(results.origin_path(page.reports, page._name))
-
-    of_run, of_data = made(Page.saliency(study, run)), made(Page.data(study, "mnist"))
-    assert list(of_run["data"]) == list(of_data["data"]) == ["mnist"]
-    assert of_run["seeds"] == [0] and of_data["seeds"] == study.seeds
-    assert [page.dataset for page in Page.compare(study, "mnist", "lenet").about()] == ["mnist"] * 24
-    assert Page.tables(study).about() == study.runs()
+def test_a_new_seed_moves_no_run_that_is_there(study, tmp_path):
+    before = set(write_stamps(study, tmp_path))
+    changed = write_stamps(study.model_copy(update={"seeds": [0, 1]}), tmp_path)
+    assert not {path for path in changed if path.name == "parameters.json"} & before
+    assert {path.stem for path in changed if path in before} == {
+        "compare_mnist", "compare_fashion_mnist", "explanations_mnist", "explanations_fashion_mnist", "tables", "claims", "index",
+    }  # fmt: skip
 
 
-def test_the_time_limit_of_a_notebook_can_be_set(monkeypatch):
-    monkeypatch.delenv("SQLIB_TIME_LIMIT", raising=False)
-    assert study_pages.time_limit("train") > study_pages.time_limit("page") == 3600
-    monkeypatch.setenv("SQLIB_TIME_LIMIT", "90")
-    assert study_pages.time_limit("train") == study_pages.time_limit("page") == 90
-    for wrong in ("an hour", "0", "-1", "inf", "nan", "1e10", "1e308", "9" * 400):
-        monkeypatch.setenv("SQLIB_TIME_LIMIT", wrong)
-        with pytest.raises(SqlibError, match=f"SQLIB_TIME_LIMIT={wrong[:80]}.*: expected a number of seconds"):
-            study_pages.time_limit("page")
-    monkeypatch.setenv("SQLIB_TIME_LIMIT", f"{threading.TIMEOUT_MAX:.0f}")  # the longest that a timer can wait
-    timer = threading.Timer(study_pages.time_limit("page"), lambda: None)
-    timer.start()
-    timer.join(0.05)
-    assert timer.is_alive()
-    timer.cancel()
+def forget():
+    """Have digests computed anew, though the process is the same."""
+    for function in (sources.sources_of, sources._module, sources._definitions):
+        function.cache_clear()
 
 
-def test_a_page_names_the_python_it_was_made_with(monkeypatch):
-    monkeypatch.setattr(study_pages.sys, "prefix", str(REPOSITORY / ".venv"))
-    assert study_pages._python() == ".venv/bin/python"
-    monkeypatch.setattr(study_pages.sys, "prefix", "/opt/conda/envs/saliency")
-    assert study_pages._python() == "python"
+PAGES = {"data_mnist", "data_fashion_mnist", "compare_mnist", "compare_fashion_mnist"}
+EXPLAINED = {"explanations_mnist", "explanations_fashion_mnist"}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "moved"),
+    [
+        ("README.md", "# ", "# Another ", set()),
+        ("sqlib/quant/layers.py", "import ", "# a comment\nimport ", set()),
+        ("sqlib/report/html.py", "PAGE_LIMIT = 600_000", "PAGE_LIMIT = 1", {"index"}),
+        ("notebooks/3_saliency.ipynb", '"source": [', '"source": [\n    "# More\\n",', {"saliency"}),
+        ("sqlib/study/claims.py", "alpha: float = 0.05", "alpha: float = 0.01", {"claims"}),
+        (
+            "sqlib/report/figures/style.py",
+            "WIDTH = 8.0",
+            "WIDTH = 9.0",
+            {*PAGES, *EXPLAINED, "saliency", "tables", "claims", "sweep_quick"},
+        ),
+        ("sqlib/training/loop.py", "import ", "ANOTHER = 1\nimport ", set()),
+    ],
+)
+def test_a_changed_source_moves_exactly_what_is_made_of_it(
+    study, tmp_path, monkeypatch, request, file, old, new, moved
+):
+    repository = tmp_path / "repository"
+    for folder in ("sqlib", "notebooks"):
+        shutil.copytree(REPOSITORY / folder, repository / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "README.md", repository)
+    monkeypatch.setattr(sources, "REPOSITORY", repository)
+    forget()
+    request.addfinalizer(forget)
+    write_stamps(study, tmp_path / "reports")
+    text = (repository / file).read_text()
+    assert old in text
+    (repository / file).write_text(text.replace(old, new, 1))
+    forget()
+    changed = write_stamps(study, tmp_path / "reports")
+    kinds = {"parameters.json": "train"}
+    found = {"trial" if "sweeps" in path.parts else kinds.get(path.name, path.stem) for path in changed}
+    assert found == moved
+    assert len([path for path in changed if path.name == "parameters.json"]) in (0, len(study.runs()))

@@ -21,6 +21,7 @@ from sqlib.report import words
 from sqlib.study.parameters import load_study
 from sqlib.study.sweeps import trials_of
 from sqlib.workflow import snakemake
+from sqlib.workflow.pages import job_of, jobs_of
 
 OUTPUT = """\
 Building DAG of jobs...
@@ -57,18 +58,16 @@ def events():
 
 def test_the_driver_reads_what_snakemake_says():
     found = events()
-    assert [(kind, number) for kind, number, _ in found] == [
-        ("started", 7), ("started", 9), ("finished", 7), ("failed", 9),
+    assert found == [
+        ("started", 7, "logs/mnist/lenet/w4a4/standard/seed1/train.log"), ("started", 9, "logs/tables.log"),
+        ("finished", 7, ""), ("failed", 9, ""),
     ]  # fmt: skip
-    job = found[0][2]
-    assert (job.rule, job.target) == ("train", "mnist/lenet/w4a4/standard/seed1")
-    assert job.log == "logs/mnist/lenet/w4a4/standard/seed1/train.log"
-    assert (found[1][2].rule, found[1][2].target) == ("tables", "")
 
 
 def test_progress_says_one_line_a_job(tmp_path):
-    jobs = {number: job for kind, number, job in events() if kind == "started"}
-    progress = snakemake.Progress(jobs, slots=1, reports=tmp_path)
+    study = load_study("paper")
+    jobs = {7: job_of(study, "train", run_id="mnist/lenet/w4a4/standard/seed1"), 9: job_of(study, "tables")}
+    progress = snakemake.Progress(jobs, slots=1, reports=tmp_path, predicted={7: 10.0, 9: 10.0})
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/tables.log").write_text("some words\nerror: no results\n")
     progress.start(7)
@@ -79,10 +78,10 @@ def test_progress_says_one_line_a_job(tmp_path):
 
 
 def test_the_estimate_follows_the_measured_times(tmp_path):
-    jobs = {number: snakemake.Job("train", str(number), "", predicted=10.0) for number in range(5)}
-    progress = snakemake.Progress(jobs, slots=2, reports=tmp_path)
+    jobs = dict(enumerate(jobs_of(load_study("paper"), "train")[:5]))
+    progress = snakemake.Progress(jobs, slots=2, reports=tmp_path, predicted=dict.fromkeys(jobs, 10.0))
     assert progress.left() == pytest.approx(25)
-    jobs[0].started = time.monotonic() - 20
+    progress.started[0] = time.monotonic() - 20
     progress.finish(0)
     assert progress.left() == pytest.approx(40, rel=0.01)
 
@@ -179,8 +178,8 @@ def dry_run(reports, *config):
         *("--cores", "1", "--config", "study=smoke", *config),
     ]
     planned = {}
-    for job in snakemake.pending([str(part) for part in command], reports / "log").values():
-        planned.setdefault(job.rule, []).append(job.target)
+    for job in snakemake.pending([str(part) for part in command], reports / "log", study).values():
+        planned.setdefault(job.kind.name, []).append(job.target)
     return planned
 
 
@@ -226,24 +225,26 @@ def test_the_jobs_of_a_group_are_read_like_others_and_one_that_succeeds_at_last_
     listing = snakemake.Listing()
     found = [event for line in GROUP.splitlines() if (event := listing.feed(line))]
     assert [(kind, number) for kind, number, _ in found] == [("started", 7), ("failed", 7), ("finished", 7)]
-    assert found[0][2].log == "logs/mnist/lenet/w4a4/standard/seed1/train.log"
-    progress = snakemake.Progress({7: found[0][2]}, slots=1, reports=tmp_path)
+    assert found[0][2] == "logs/mnist/lenet/w4a4/standard/seed1/train.log"
+    job = job_of(load_study("paper"), "train", run_id="mnist/lenet/w4a4/standard/seed1")
+    progress = snakemake.Progress({7: job}, slots=1, reports=tmp_path, predicted={7: 10.0})
     assert "FAILED" in progress.fail(7) and progress.failed
     assert "trained" in progress.finish(7) and not progress.failed
 
 
 def test_a_run_that_is_whole_has_not_failed_with_its_group(tmp_path, monkeypatch):
-    jobs = {number: snakemake.Job("train", f"run{number}", f"logs/run{number}.log") for number in (1, 2, 3)}
-    progress = snakemake.Progress(jobs, slots=1, reports=tmp_path)
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs/run1.log").write_text("")
-    (tmp_path / "logs/run2.log").write_text("error: training diverged\n")
-    (tmp_path / "logs/run3.log").write_text("error: the page could not be written\n")
-    faults = {"run1": None, "run2": "not made yet", "run3": None}
-    monkeypatch.setattr(snakemake.runs, "fault", lambda folder: faults[folder.name])
-    assert "trained run1" in progress.fail(1)
-    assert "FAILED train run2: training diverged" in progress.fail(2)
-    assert "FAILED train run3: the page" in progress.fail(3)
+    jobs = dict(enumerate(jobs_of(load_study("paper"), "train")[:3], start=1))
+    progress = snakemake.Progress(jobs, slots=1, reports=tmp_path, predicted=dict.fromkeys(jobs, 10.0))
+    texts = ("", "error: training diverged\n", "error: the page could not be written\n")
+    for job, text in zip(jobs.values(), texts, strict=True):
+        (tmp_path / job.log).parent.mkdir(parents=True)
+        (tmp_path / job.log).write_text(text)
+    one, two, three = (job.target for job in jobs.values())
+    unmade = tmp_path / "runs" / two
+    monkeypatch.setattr(snakemake.results, "fault", lambda folder: "not made yet" if folder == unmade else None)
+    assert f"trained {one}" in progress.fail(1)
+    assert f"FAILED train {two}: training diverged" in progress.fail(2)
+    assert f"FAILED train {three}: the page" in progress.fail(3)
     assert list(progress.finished) == [1] and list(progress.failed) == [2, 3]
     assert progress.finish(1) is None and progress.fail(1) is None
 

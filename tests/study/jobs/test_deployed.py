@@ -13,7 +13,7 @@ from sqlib.study import results
 from sqlib.study.jobs import deployed
 from sqlib.study.parameters import load_study
 from sqlib.training.loop import seeded_model
-from sqlib.workflow.stamps import write_stamps
+from sqlib.workflow.pages import write_stamps
 
 
 def measured(run, folder):
