@@ -119,7 +119,13 @@ def measure_graph(count: int, scratch: Path) -> dict:
     old = dict(os.environ)
     os.environ.update(environment)
     try:
-        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--nocolor"]
+        snakemake = [
+            sys.executable,
+            "-m",
+            "sqlib.workflow.snakemake_events",
+            "--snakefile",
+            str(REPOSITORY / "Snakefile"),
+        ]
         snakemake += ["--directory", str(reports), "--cores", "2", "--config", "study=grid"]
         planning = seconds(lambda: pending(snakemake, scratch / "plan.log", study))
     finally:

@@ -388,7 +388,7 @@ def reproduce(
         # Where there surely is something to do, imports are made while Snakemake finds out what.
         early = None if (reports / "index.html").exists() else surroundings()
         snakemake = [
-            *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+            *(sys.executable, "-m", "sqlib.workflow.snakemake_events", "--snakefile", str(REPOSITORY / "Snakefile")),
             *("--profile", str(stack.enter_context(as_pattern(folder))), "--directory", str(reports), "--nocolor"),
             *(["--cores", str(limit)] if limit else []),
             *(memory_limits(limit) if executor == "local" else []),

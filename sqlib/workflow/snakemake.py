@@ -7,6 +7,7 @@ import getpass
 import glob
 import hashlib
 import itertools
+import json
 import math
 import os
 import re
@@ -309,44 +310,27 @@ def maps_fault(folder: Path) -> str | None:
     return None
 
 
-class Listing:
-    """Reads Snakemake's output line by line; `feed` returns ("started" | "finished" | "failed", job number, its log)."""
-
-    def __init__(self) -> None:
-        self._block: dict[str, str] = {}
-        self._kind = ""
-
-    def feed(self, line: str) -> tuple[str, int, str] | None:
-        """One line; an event when it completes one."""
-        if found := re.match(r"Finished job ?id: (\d+)", line):
-            return "finished", int(found[1]), ""
-        # Indented: a job of a group.
-        if found := re.match(r" *(?:(?:local)?rule|Error in rule) (\S+):$", line):
-            self._kind = "failed" if line.lstrip().startswith("Error") else "started"
-            self._block = {"rule": found[1]}
-        elif self._block and (found := re.match(r" +(\w+): (.*)", line)):
-            self._block[found[1]] = found[2].strip()
-            if self._kind == "failed" and found[1] == "jobid":
-                self._block, block = {}, self._block
-                return "failed", int(block["jobid"]), ""
-            if found[1] == "resources":
-                self._block, block = {}, self._block
-                return "started", int(block["jobid"]), block.get("log", "").split(" (")[0].split(", ")[-1]
-        return None
+def read_event(line: str) -> tuple[str, str, int | None, str | None]:
+    """(words, event, job's number, its log) of a line of `sqlib.workflow.snakemake_events`; of any other, it and nothing more."""
+    with suppress(ValueError, KeyError, TypeError):
+        said = json.loads(line)
+        return said["text"], said.get("event", ""), said.get("job"), said.get("log")
+    return line.rstrip("\n"), "", None, None
 
 
 def pending(snakemake: list[str], log: Path, study: Study) -> dict[int, Job]:
     """The jobs of a study that Snakemake would run now, by its number; SqlibError if it cannot tell."""
     done = subprocess.run(
-        [*snakemake, "--dry-run"], env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    output = done.stdout + done.stderr
+        [*snakemake, "--dry-run"], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    events = [read_event(line) for line in done.stdout.splitlines()]
     if done.returncode:
+        output = "".join(f"{text}\n" for text, *_ in events)
         write_atomically(log, output.encode())
         raise SqlibError(f"Snakemake cannot plan the study: {last_words(output)}; see {shown(log)}")
-    listing, known = Listing(), {job.log: job for job in jobs_of(study)}
-    events = [event for line in output.splitlines() if (event := listing.feed(line))]
-    return {number: known[log] for kind, number, log in events if kind == "started" and log in known}
+    known = {job.log: job for job in jobs_of(study)}
+    return {number: known[log] for _, event, number, log in events if event == "job_info" and log in known}
 
 
 def environment() -> dict[str, str]:
@@ -463,14 +447,14 @@ def drive(
     Ctrl-C, and within `in_order` SIGTERM and SIGHUP, end Snakemake and its jobs and leave as exceptions.
     """
 
-    def keep(line: str) -> None:
+    def keep(text: str) -> None:
         try:
-            file.write(line)
+            file.write(f"{text}\n")
             file.flush()
         except OSError as error:
             raise SqlibError(f"cannot write {shown(log)}: {error.strerror}; stopped") from None
 
-    own, listing = os.getpid(), Listing()
+    own = os.getpid()
     process = subprocess.Popen(
         snakemake, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=True, pass_fds=[lock],
@@ -480,13 +464,14 @@ def drive(
         begin()
         with open(log, "w", encoding="utf-8") as file:
             for line in process.stdout:
-                keep(line)
-                match listing.feed(line):
-                    case "started", number, _:
+                text, event, number, _ = read_event(line)
+                keep(text)
+                match event:
+                    case "job_info":
                         progress.start(number)
-                    case "finished", number, _:
+                    case "job_finished":
                         tell(progress.finish(number))
-                    case "failed", number, _:
+                    case "job_error":
                         tell(progress.fail(number))
         return process.wait()
     except (KeyboardInterrupt, SystemExit):

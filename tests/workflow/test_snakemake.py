@@ -23,45 +23,51 @@ from sqlib.study.sweeps import trials_of
 from sqlib.workflow import snakemake
 from sqlib.workflow.pages import job_of, jobs_of
 
-OUTPUT = """\
-Building DAG of jobs...
-[Mon Nov 23 12:00:00 2026]
-rule train_mnist_standard:
-    input: runs/mnist/lenet/w4a4/standard/seed1/parameters.json, results/data_mnist.json
-    output: runs/mnist/lenet/w4a4/standard/seed1/result.json
-    log: runs/mnist/lenet/w4a4/standard/seed1/notebook.ipynb, logs/mnist/lenet/w4a4/standard/seed1/train.log
-    jobid: 7
-    reason: Missing output files: runs/mnist/lenet/w4a4/standard/seed1/result.json
-    wildcards: run=mnist/lenet/w4a4/standard/seed1
-    priority: 3
-    resources: tmpdir=/tmp
-[Mon Nov 23 12:00:00 2026]
-localrule tables:
-    output: tables.html
-    log: notebooks/tables.ipynb, logs/tables.log
-    jobid: 9
-    reason: Missing output files: tables.html
-    resources: tmpdir=/tmp
-Finished jobid: 7 (Rule: train_mnist_standard)
-1 of 3 steps (33%) done
-Error in rule tables:
-    message: None
-    jobid: 9
-    log: notebooks/tables.ipynb, logs/tables.log (check log file(s) for error details)
+SNAKEFILE = """\
+rule all:
+    input: "a", "b", "c"
+rule made:
+    output: "{name,[ab]}"
+    log: notebook="{name}.ipynb", text="logs/{name}.log"
+    group: "together"
+    shell: "touch {output}"
+rule failing:
+    output: "c"
+    log: text="logs/c.log"
+    shell: "false"
 """
 
 
-def events():
-    listing = snakemake.Listing()
-    return [event for line in OUTPUT.splitlines() if (event := listing.feed(line))]
+def run_snakemake(folder, *more):
+    """(exit code, [(event, number, log)], all its words) of Snakemake on `SNAKEFILE`."""
+    (folder / "Snakefile").write_text(SNAKEFILE)
+    command = [sys.executable, "-m", "sqlib.workflow.snakemake_events", "--cores", "2", "--keep-going", *more]
+    done = subprocess.run(
+        command, cwd=folder, env=snakemake.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    found = [snakemake.read_event(line) for line in done.stdout.splitlines()]
+    return done.returncode, [tuple(rest) for _, *rest in found], "\n".join(text for text, *_ in found)
 
 
-def test_the_driver_reads_what_snakemake_says():
-    found = events()
-    assert found == [
-        ("started", 7, "logs/mnist/lenet/w4a4/standard/seed1/train.log"), ("started", 9, "logs/tables.log"),
-        ("finished", 7, ""), ("failed", 9, ""),
-    ]  # fmt: skip
+def test_what_snakemake_does_is_read_from_its_events_and_its_words_are_kept(tmp_path):
+    code, planned, _ = run_snakemake(tmp_path, "--dry-run")
+    logs = {log: number for event, number, log in planned if event == "job_info" and log}
+    assert code == 0 and logs.keys() == {"logs/a.log", "logs/b.log", "logs/c.log"}
+    code, done, words = run_snakemake(tmp_path)
+    assert code == 1
+    numbers = {
+        kind: {number for event, number, _ in done if event == kind}
+        for kind in ("job_info", "job_finished", "job_error")
+    }
+    assert numbers["job_info"] == set(logs.values())
+    assert numbers["job_finished"] == {logs["logs/a.log"], logs["logs/b.log"]}  # each of a group
+    assert numbers["job_error"] == {logs["logs/c.log"]}
+    assert "failing" in words and "None" not in words.splitlines() and not words.startswith("{")
+
+
+@pytest.mark.parametrize("line", ["a warning\n", "1\n", "[]\n", "{}\n", '{"text"\n', ""])
+def test_a_line_that_is_no_event_is_words(line):
+    assert snakemake.read_event(line) == (line.rstrip("\n"), "", None, None)
 
 
 def test_progress_says_one_line_a_job(tmp_path):
@@ -173,7 +179,7 @@ def dry_run(reports, *config):
     study = load_study("smoke")
     snakemake.prepare(study, reports / "smoke")
     command = [
-        *(sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"),
+        *(sys.executable, "-m", "sqlib.workflow.snakemake_events", "--snakefile", REPOSITORY / "Snakefile"),
         *("--profile", REPOSITORY / "profiles/local", "--directory", reports / "smoke", "--nocolor", "--nolock"),
         *("--cores", "1", "--config", "study=smoke", *config),
     ]
@@ -205,29 +211,10 @@ def test_sweeps_are_planned_only_where_they_are_asked_for(tmp_path, monkeypatch)
     assert len(without["train"]) == len(load_study("smoke").runs())
 
 
-GROUP = """\
-Group job 7d44 (jobs in lexicogr. order):
-    [Mon Nov 23 12:00:00 2026]
-    rule train_mnist_standard:
-        input: runs/mnist/lenet/w4a4/standard/seed1/parameters.json
-        log: runs/mnist/lenet/w4a4/standard/seed1/notebook.ipynb, logs/mnist/lenet/w4a4/standard/seed1/train.log
-        jobid: 7
-        wildcards: run=mnist/lenet/w4a4/standard/seed1
-        resources: tmpdir=<TBD>
-    Error in rule train_mnist_standard:
-        message: None
-        jobid: 7
-Finished jobid: 7 (Rule: train_mnist_standard)
-"""
-
-
-def test_the_jobs_of_a_group_are_read_like_others_and_one_that_succeeds_at_last_has_not_failed(tmp_path):
-    listing = snakemake.Listing()
-    found = [event for line in GROUP.splitlines() if (event := listing.feed(line))]
-    assert [(kind, number) for kind, number, _ in found] == [("started", 7), ("failed", 7), ("finished", 7)]
-    assert found[0][2] == "logs/mnist/lenet/w4a4/standard/seed1/train.log"
+def test_a_job_that_succeeds_at_last_has_not_failed(tmp_path):
     job = job_of(load_study("paper"), "train", run_id="mnist/lenet/w4a4/standard/seed1")
     progress = snakemake.Progress({7: job}, slots=1, reports=tmp_path, predicted={7: 10.0})
+    progress.start(7)
     assert "FAILED" in progress.fail(7) and progress.failed
     assert "trained" in progress.finish(7) and not progress.failed
 
