@@ -8,6 +8,7 @@ what was forgotten in no list is there.
 import ast
 import contextlib
 import functools
+import gc
 import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -40,9 +41,21 @@ def sources_of(roots: tuple[str, ...]) -> str:
     """16 hexadecimal digits over the meaning of all code that a job depends on.
 
     roots: what it starts from: functions, notebooks (with all that they import, where no function is named), folders (every
-    byte of their files), families of `MEASURES` (`measures:clarity`: functions and names of their rows). Comments, docstrings, formatting, imports, and where a definition stands do not count. Computed once
-    in a process: what was imported does not change either. Raises SqlibError for a root that is not there.
+    byte of their files), families of `MEASURES` (`measures:clarity`: functions and names of their rows). Comments, docstrings,
+    formatting, imports, and where a definition stands do not count. Computed once in a process: what was imported does not
+    change either. Raises SqlibError for a root that is not there.
     """
+    collecting = gc.isenabled()
+    gc.disable()  # trees are many small objects, none of them garbage: to look through them takes as long as to make them
+    try:
+        return digest(_parts_of(roots))
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _parts_of(roots: tuple[str, ...]) -> list[Any]:
+    """All that the digest of `sources_of` is taken over."""
     parts: list[Any] = []
     functions = [root for root in roots if not ("/" in root or ":" in root or root.endswith(".ipynb"))]
     for name in roots:
@@ -59,7 +72,7 @@ def sources_of(roots: tuple[str, ...]) -> str:
         parts += [[row.name, row.per_image, row.needs] for row in rows]
         functions += [f"measures.{row.function}" for row in rows]
         parts.append(closure((tuple(root.rsplit(".", 1)) for root in functions), TABLE if rows else set()))
-    return digest(parts)
+    return parts
 
 
 def closure(roots: Iterable[tuple[str, str]], without: Collection[tuple[str, str]] = ()) -> list[str]:
@@ -129,10 +142,10 @@ def _names(node: ast.stmt) -> list[str]:
     return []
 
 
-def _imported(tree: ast.AST) -> dict[str, tuple[str, str]]:
+def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
     """What the imports of this package, wherever they stand in the code, bind: (module, name), or (module, "") a module."""
-    found = {}
-    for node in ast.walk(tree):
+    found, statements = {}, [*tree.body]
+    for node in statements:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sqlib":
             above = node.module.removeprefix("sqlib").removeprefix(".")
             for alias in node.names:
@@ -140,62 +153,50 @@ def _imported(tree: ast.AST) -> dict[str, tuple[str, str]]:
                 is_module = path.is_dir() or path.with_suffix(".py").exists()
                 whole = f"{above}.{alias.name}".removeprefix(".")
                 found[alias.asname or alias.name] = (whole, "") if is_module else (above, alias.name)
+        for inner in ("body", "handlers", "orelse", "finalbody", "cases"):
+            statements += getattr(node, inner, [])
     return found
 
 
 def _part(node: ast.AST, module: str, own: Collection[str], imported: dict[str, tuple[str, str]]) -> _Part:
+    """A definition or a cell of `module`, whose own names and imports are given.
+
+    Its meaning is canonical text without comments, docstrings, imports and formatting, the same on Python 3.11 to 3.13
+    (`ast.dump` would do, but what it leaves out differs between those versions). Of an attribute of a module the name alone
+    counts, and a name that is imported as another is called what it is.
+    """
     targets = []
 
-    def look(part: Any) -> None:
-        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
-            target, name = imported.get(part.value.id, ("", "-"))
-            if name == "":
-                targets.append((target, part.attr))
-                return
-        if isinstance(part, ast.Name):
-            if imported.get(part.id, ("", ""))[1]:
-                targets.append(imported[part.id])
-            elif part.id in own:
-                targets.append((module, part.id))
-        for _, value in ast.iter_fields(part):
-            for inner in value if isinstance(value, list) else [value]:
-                if isinstance(inner, ast.AST):
-                    look(inner)
-
-    look(node)
-    modules = {alias for alias, (_, name) in imported.items() if name == ""}
-    renamed = {alias: name for alias, (_, name) in imported.items() if name}
-    return _Part(python_meaning(node, modules, renamed), targets)
-
-
-def python_meaning(code: str | ast.AST, modules: Iterable[str] = (), renamed: dict[str, str] | None = None) -> str:
-    """Canonical text of Python code without comments, docstrings, imports and formatting, the same on Python 3.11 to 3.13.
-
-    modules: names of modules, of whose attributes the name alone counts; renamed: names by what they were imported as.
-    (`ast.dump` would do, but what it leaves out differs between those versions.)
-    """
-    renamed = renamed or {}
-
     def dump(node: Any) -> str:
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
-            return f"Name(id={node.attr!r},ctx={dump(node.ctx)})"
-        if isinstance(node, ast.Name) and node.id in renamed:
-            return f"Name(id={renamed[node.id]!r},ctx={dump(node.ctx)})"
-        if isinstance(node, ast.AST):
-            fields = ((name, getattr(node, name, None)) for name in node._fields)
-            inner = [f"{name}={dump(value)}" for name, value in fields if value is not None and value != []]
-            return f"{type(node).__name__}({','.join(inner)})"
-        if isinstance(node, list):
-            return f"[{','.join(dump(part) for part in node if not left_out(part))}]"
-        return repr(node)
+        kind = type(node)
+        if kind is list:
+            return f"[{','.join([dump(part) for part in node if not _left_out(part)])}]"
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        if kind is ast.Name:
+            target, name = imported.get(node.id, ("", ""))
+            if name:
+                targets.append((target, name))
+            elif node.id in own:
+                targets.append((module, node.id))
+            return f"Name(id={name or node.id!r},ctx={type(node.ctx).__name__}())"
+        if kind is ast.Attribute and type(node.value) is ast.Name:
+            target, name = imported.get(node.value.id, ("", "-"))
+            if not name:
+                targets.append((target, node.attr))
+                return f"Name(id={node.attr!r},ctx={type(node.ctx).__name__}())"
+        fields = [(name, getattr(node, name, None)) for name in kind._fields]
+        inner = [f"{name}={dump(value)}" for name, value in fields if value is not None and value != []]
+        return f"{kind.__name__}({','.join(inner)})"
 
-    def left_out(node: Any) -> bool:
-        is_text = (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        )
-        return is_text or isinstance(node, ast.Import | ast.ImportFrom)
+    return _Part(dump(node), targets)
 
-    return dump(ast.parse(code) if isinstance(code, str) else code)
+
+def _left_out(node: Any) -> bool:
+    """Whether a part of a list is an import, or a docstring (any text that stands for itself)."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def _notebook(path: Path) -> list[_Part]:

@@ -290,7 +290,8 @@ KINDS = (
     # method take longest, so they go first.
     Kind(
         "quality", parts, place="runs/{}/quality", of_runs=("quality.json", "quality.safetensors"), needs=maps,
-        roots=("study.jobs.quality.measure_quality", "measures:clarity", "measures:agreement"), seconds=26, said="measured the maps of {}", shared=True,
+        roots=("study.jobs.quality.measure_quality", "measures:clarity", "measures:agreement"), seconds=26,
+        said="measured the maps of {}", shared=True,
         states=lambda study, about: {"quality": study.quality.model_dump(mode="json")},
         rules=lambda about: f"_{about.told['part']}",
         priority=lambda study, about: 2 if about.runs[0].setup.name in study.quality.every_method else 1,
