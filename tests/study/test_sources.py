@@ -145,7 +145,6 @@ def copied(tmp_path, monkeypatch):
     for folder in ("sqlib", "notebooks"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(sources, "REPOSITORY", tmp_path)
-    monkeypatch.setattr(sources, "MEASURED", {})
     forget()
     yield tmp_path
     forget()
