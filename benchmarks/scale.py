@@ -28,7 +28,8 @@ import steps
 from sqlib.checked import digest
 from sqlib.files import to_json, write_atomically
 from sqlib.hardware import keep_memory
-from sqlib.networks.network import ARCHITECTURES, Architecture, Conv, Network
+from sqlib.networks.architectures import ARCHITECTURES, Architecture, Conv
+from sqlib.networks.network import Network
 from sqlib.places import PARAMS, REPOSITORY, reports_root
 from sqlib.study.origin import git_state, provenance
 from sqlib.study.parameters import load_setup, load_study

@@ -24,7 +24,8 @@ import timing
 from sqlib import hardware
 from sqlib.hardware import bfloat16_units, replayed
 from sqlib.maps.masking import explain_pass, mask_least_salient
-from sqlib.networks.network import ARCHITECTURES, build_model
+from sqlib.networks.architectures import ARCHITECTURES
+from sqlib.networks.network import build_model
 from sqlib.places import REPOSITORY
 from sqlib.quant import kernels
 from sqlib.study.origin import provenance

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sqlib.checked import SqlibError
 from sqlib.files import write_atomically
-from sqlib.quant.bits import FLOAT, NETWORK_LAYERS, Setup
+from sqlib.networks.architectures import NETWORK_LAYERS, check_network
+from sqlib.quant.bits import FLOAT, Setup
 
 if TYPE_CHECKING:
     from sqlib.networks.network import Network
@@ -317,9 +318,10 @@ def _check_layers(network: str, setup: Setup, input_shape: tuple[int, ...], laye
     names = tuple(layer.name for layer in layers)
     if names != NETWORK_LAYERS[network]:
         raise SqlibError(f"the layers of '{network}' are {', '.join(NETWORK_LAYERS[network])}")
+    check_network(setup, network)
     size, features = IMAGE_SIZE, None
     for layer in layers:
-        bits, activation_bits = setup.bits(layer.name, network)
+        bits, activation_bits = setup.bits(layer.name, names)
         if layer is layers[-1]:
             activation_bits = None
         aligned = bits != FLOAT and (setup.zero_aligned or bits == 8)

@@ -1,46 +1,13 @@
-"""The three networks of the study, built for any setup."""
-
-from dataclasses import dataclass
+"""The networks of `architectures`, built for any setup."""
 
 import torch
 from torch import Tensor, nn
 
 from sqlib.checked import SqlibError, nearest
+from sqlib.networks.architectures import ARCHITECTURES, Architecture, check_network
 from sqlib.quant.activations import PACT, make_activation
-from sqlib.quant.bits import NETWORK_LAYERS, Setup
+from sqlib.quant.bits import Setup
 from sqlib.quant.layers import PIXEL_SCALE, QuantConv2d, QuantLinear
-
-
-@dataclass(frozen=True)
-class Conv:
-    channels: int
-    kernel: int
-    padding: int = 0
-    pool: int = 1
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Convolutions, then hidden linear layers, then the classes; dropout before the first and the last linear layer."""
-
-    convs: tuple[Conv, ...]
-    hidden: tuple[int, ...]
-    dropout: tuple[float, float] = (0.0, 0.0)
-    description: str = ""
-
-
-ARCHITECTURES = {
-    "lenet": Architecture((Conv(32, 5, pool=2), Conv(64, 5, pool=2)), (128,), description="LeNet-like, 3.9 M MACs"),
-    "sgt_cnn": Architecture(
-        (Conv(32, 3), Conv(64, 3, pool=2)),
-        (128,),
-        dropout=(0.25, 0.5),
-        description="the network of the saliency-guided-training paper's code, 12 M MACs",
-    ),
-    "lenet5": Architecture(
-        (Conv(6, 5, padding=2, pool=2), Conv(16, 5, pool=2)), (120, 84), description="LeNet-5 with ReLU, 0.4 M MACs"
-    ),
-}
 
 
 class Network(nn.Module):
@@ -53,7 +20,7 @@ class Network(nn.Module):
     def __init__(self, architecture: Architecture, name: str, setup: Setup, in_channels: int, classes: int):
         super().__init__()
         self.name, self.setup = name, setup
-        self.layer_names = NETWORK_LAYERS[name]
+        self.layer_names = architecture.layers
         self.macs: dict[str, int] = {}
         self.activations: dict[str, int] = {}
         self.convs = self.layer_names[: len(architecture.convs)]
@@ -63,7 +30,7 @@ class Network(nn.Module):
 
         channels, size = in_channels, 28
         for layer, conv in zip(self.convs, architecture.convs, strict=True):
-            bits, activation_bits = setup.bits(layer, name)
+            bits, activation_bits = setup.bits(layer, self.layer_names)
             module = QuantConv2d(
                 channels, conv.channels, conv.kernel, padding=conv.padding, pool=conv.pool, bits=bits, **weights
             )
@@ -78,7 +45,7 @@ class Network(nn.Module):
         self.dropout_last = Dropout(architecture.dropout[1])
         features = channels * size * size
         for layer, width in zip(self.linears, (*architecture.hidden, classes), strict=True):
-            bits, activation_bits = setup.bits(layer, name)
+            bits, activation_bits = setup.bits(layer, self.layer_names)
             self.add_module(layer, QuantLinear(features, width, bits=bits, **weights))
             self.macs[layer] = features * width
             self.activations[layer] = features = width
@@ -166,5 +133,5 @@ def build_model(name: str, setup: Setup, in_channels: int = 1, classes: int = 10
     """
     if name not in ARCHITECTURES:
         raise SqlibError(f"unknown network '{name}'{nearest(name, ARCHITECTURES)}")
-    setup.check_network(name)
+    check_network(setup, name)
     return Network(ARCHITECTURES[name], name, setup, in_channels, classes)

@@ -1,5 +1,6 @@
 """How many bits each layer gets: `Setup`, and what bits there may be."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -8,13 +9,6 @@ from sqlib.checked import Name, SqlibError, Strict, nearest
 
 FLOAT = 32
 """The number of bits that stands for "not quantised"."""
-# The layers that carry weights, in order, and for each one whether an activation follows it: what a setup may name.
-# `sqlib.networks.network` builds exactly these (a test holds the two together).
-NETWORK_LAYERS: dict[str, tuple[str, ...]] = {
-    "lenet": ("conv1", "conv2", "fc1", "fc2"),
-    "sgt_cnn": ("conv1", "conv2", "fc1", "fc2"),
-    "lenet5": ("conv1", "conv2", "fc1", "fc2", "fc3"),
-}
 
 
 def _check_bits(value: int, lowest: int) -> int:
@@ -45,10 +39,14 @@ class LayerBits(Strict):
 
 
 class Setup(Strict):
-    """A bit-width assignment: `params/setups/<name>.yaml`.
+    """How many bits each layer of a model gets; the study's setups are files, `params/setups/<name>.yaml`.
 
-    Bits of a layer, most specific first: `layers[name]`, then `first` or `last` for the network's first and last layer,
-    then `default`. The last layer's output are the logits, which are never quantised.
+    Bits of a layer, most specific first: `layers[name]`, then `first` or `last` for the model's first and last layer with
+    weights, then `default`. The last layer's output are the logits, which are never quantised.
+
+    >>> setup = Setup(name="w2a4", title="2-bit weights", default={"weights": 2, "activations": 4}, last={"weights": 8})
+    >>> [setup.bits(layer, ["conv1", "conv2", "fc"]) for layer in ("conv1", "fc")]
+    [(2, 4), (8, 4)]
     """
 
     name: Name
@@ -66,10 +64,6 @@ class Setup(Strict):
     def _complete(self) -> "Setup":
         if self.default.weights is None or self.default.activations is None:
             raise ValueError("default needs both weights and activations")
-        known = sorted({layer for layers in NETWORK_LAYERS.values() for layer in layers})
-        for layer in self.layers:
-            if layer not in known:
-                raise ValueError(f"layers: unknown layer '{layer}'{nearest(layer, known)}")
         fitted = (4, 8) if self.zero_aligned else (2, 3, 4, 8)
         for part in (self.default, self.first, self.last, *self.layers.values()):
             if self.weight_method == "sawb" and part.weights not in (None, FLOAT, *fitted):
@@ -79,25 +73,22 @@ class Setup(Strict):
                 )
         return self
 
-    def bits(self, layer: str, network: str) -> tuple[int, int]:
-        """Bits of the weights of `layer` and of the activation behind it, in `network`; raises SqlibError."""
-        names = NETWORK_LAYERS[network]
+    def bits(self, layer: str, names: Sequence[str]) -> tuple[int, int]:
+        """Bits of the weights of `layer`, one of a model's `names` in order, and of the activation behind it.
+
+        Raises SqlibError for a layer that is not among the names.
+        """
         if layer not in names:
-            raise SqlibError(f"network '{network}' has no layer '{layer}'{nearest(layer, names)}")
+            raise SqlibError(f"there is no layer '{layer}'{nearest(layer, names)}")
         ends = [self.first] * (layer == names[0]) + [self.last] * (layer == names[-1])
         chain = [self.layers.get(layer, LayerBits()), *ends, self.default]
         weights = next(b.weights for b in chain if b.weights is not None)
         activations = next(b.activations for b in chain if b.activations is not None)
         return weights, activations
 
-    def check_network(self, network: str) -> None:
-        """Raises SqlibError when the setup names a layer that `network` does not have."""
-        for layer in self.layers:
-            self.bits(layer, network)
-
-    def all_quantised(self, network: str) -> bool:
-        """Whether every layer of `network` has integer weights and every activation integer codes: it runs in integers."""
-        *hidden, last = (self.bits(layer, network) for layer in NETWORK_LAYERS[network])
+    def all_quantised(self, names: Sequence[str]) -> bool:
+        """Whether all layers of a model with these `names` have integer weights, all activations codes: it runs in integers."""
+        *hidden, last = (self.bits(layer, names) for layer in names)
         return last[0] != FLOAT and all(FLOAT not in bits for bits in hidden)
 
     @property

@@ -10,7 +10,7 @@ from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.files import write_atomically
 from sqlib.measures import MEASURES, Measure
-from sqlib.quant.bits import NETWORK_LAYERS
+from sqlib.networks.architectures import NETWORK_LAYERS
 from sqlib.report.html import check_size, file_links, render_page, table_html, with_file_links, with_wide_figures_marked
 from sqlib.report.words import logged_errors, training_title
 from sqlib.study.claims import change_in_words, read_claims, signed
@@ -126,7 +126,8 @@ def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | 
     if not floats or not quantised or not len(rows):
         return None
     reference = floats[0]
-    lowest = min(quantised, key=lambda setup: sum(sum(setup.bits(layer, network)) for layer in NETWORK_LAYERS[network]))
+    layers = NETWORK_LAYERS[network]
+    lowest = min(quantised, key=lambda setup: sum(sum(setup.bits(layer, layers)) for layer in layers))
 
     def by_seed(setup: str, training: str):
         return rows[(rows["setup"] == setup) & (rows["training"] == training)].set_index("seed")

@@ -13,8 +13,9 @@ from pydantic import Field, field_validator, model_validator
 
 from sqlib.checked import NAME, Name, SqlibError, Strict, nearest, short, validate
 from sqlib.data.datasets import DATASET_NAMES
+from sqlib.networks.architectures import NETWORK_LAYERS, check_network
 from sqlib.places import PARAMS, shown_path
-from sqlib.quant.bits import NETWORK_LAYERS, Setup
+from sqlib.quant.bits import Setup
 from sqlib.study.yaml import read_yaml
 from sqlib.training.options import Clip, Guidance
 
@@ -221,7 +222,12 @@ def load_setup(name: str, folder: Path | None = None) -> Setup:
     content = read_yaml(path)
     if "name" in content:
         raise SqlibError(f"{shown_path(path)}: unknown key 'name': a setup is called after its file")
-    return validate(Setup, {**content, "name": name}, path)
+    setup = validate(Setup, {**content, "name": name}, path)
+    known = sorted({layer for layers in NETWORK_LAYERS.values() for layer in layers})
+    for layer in setup.layers:
+        if layer not in known:
+            raise SqlibError(f"{shown_path(path)}: layers: unknown layer '{layer}'{nearest(layer, known)}")
+    return setup
 
 
 def load_study(name: str, params: Path | None = None) -> Study:
@@ -259,7 +265,7 @@ def load_study(name: str, params: Path | None = None) -> Study:
     for setup in study.setups:
         for network in study.networks:
             try:
-                setup.check_network(network)
+                check_network(setup, network)
             except SqlibError as error:
                 raise SqlibError(f"{shown_path(params / 'setups' / f'{setup.name}.yaml')}: layers: {error}") from None
     study.runs()

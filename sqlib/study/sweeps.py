@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sqlib.checked import SqlibError, Strict, digest, mistakes, nearest, short, validate
 from sqlib.files import read_json, reading, to_json, touch, write_atomically
+from sqlib.networks.architectures import check_network
 from sqlib.places import PARAMS
 from sqlib.study.origin import provenance
 from sqlib.study.parameters import Run, Study, check_name, load_setup
@@ -254,7 +255,7 @@ def _run(study, sweep, dataset, setup, training, seed, variant, change) -> Run:
     content["epochs"] = content["parameters"]["epochs"]
     try:
         run = Run.model_validate(content)
-        run.setup.check_network(run.network)
+        check_network(run.setup, run.network)
         return run
     except SqlibError as error:
         raise SqlibError(f"params/sweeps/{sweep.name}.yaml: {variant}: {error}") from None

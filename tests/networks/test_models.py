@@ -9,11 +9,12 @@ from torch import nn
 
 from sqlib import checked
 from sqlib.networks import network
+from sqlib.networks.architectures import NETWORK_LAYERS
 from sqlib.networks.cost import cost
 from sqlib.networks.network import build_model
 from sqlib.networks.passes import predict
 from sqlib.quant import activations
-from sqlib.quant.bits import NETWORK_LAYERS, LayerBits
+from sqlib.quant.bits import LayerBits
 from sqlib.study import parameters
 
 NETWORKS = tuple(NETWORK_LAYERS)

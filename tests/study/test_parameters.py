@@ -7,9 +7,10 @@ import yaml
 
 from sqlib import checked, places
 from sqlib.checked import SqlibError
-from sqlib.networks.network import ARCHITECTURES, build_model
+from sqlib.networks.architectures import ARCHITECTURES, NETWORK_LAYERS
+from sqlib.networks.network import build_model
 from sqlib.places import PARAMS
-from sqlib.quant.bits import NETWORK_LAYERS, LayerBits
+from sqlib.quant.bits import LayerBits
 from sqlib.study import parameters
 from sqlib.study.parameters import load_study
 
@@ -63,18 +64,18 @@ def test_every_shipped_setup_loads_and_fits_every_network():
 
 def test_mixed_is_four_bits_at_the_ends():
     mixed = parameters.load_setup("mixed")
-    bits = [mixed.bits(layer, "lenet") for layer in NETWORK_LAYERS["lenet"]]
+    bits = [mixed.bits(layer, NETWORK_LAYERS["lenet"]) for layer in NETWORK_LAYERS["lenet"]]
     assert bits == [(4, 4), (2, 2), (2, 2), (4, 2)]
-    assert [mixed.bits(layer, "lenet5")[0] for layer in NETWORK_LAYERS["lenet5"]] == [4, 2, 2, 2, 4]
+    assert [mixed.bits(layer, NETWORK_LAYERS["lenet5"])[0] for layer in NETWORK_LAYERS["lenet5"]] == [4, 2, 2, 2, 4]
 
 
 def test_bits_of_a_named_layer_go_before_first_last_and_default(make_setup):
     part = LayerBits
     setup = make_setup(2, 2, first=part(weights=4), last=part(weights=8), layers={"conv1": part(activations=3)})
-    assert setup.bits("conv1", "lenet") == (4, 3)
-    assert setup.bits("conv2", "lenet") == (2, 2)
-    assert setup.bits("fc2", "lenet") == (8, 2)
-    assert setup.bits("fc2", "lenet5") == (2, 2)  # not the last one there
+    assert setup.bits("conv1", NETWORK_LAYERS["lenet"]) == (4, 3)
+    assert setup.bits("conv2", NETWORK_LAYERS["lenet"]) == (2, 2)
+    assert setup.bits("fc2", NETWORK_LAYERS["lenet"]) == (8, 2)
+    assert setup.bits("fc2", NETWORK_LAYERS["lenet5"]) == (2, 2)  # not the last one there
 
 
 def test_is_float(make_setup):

@@ -11,6 +11,7 @@ import yaml
 from sqlib import files
 from sqlib.checked import SqlibError
 from sqlib.files import write_atomically
+from sqlib.networks.architectures import NETWORK_LAYERS
 from sqlib.places import PARAMS, REPOSITORY
 from sqlib.study import results, sources, sweeps
 from sqlib.study.parameters import load_study
@@ -78,8 +79,8 @@ def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
     assert moved.parameters.clip.start == 1.0 and moved.parameters.clip.penalty == plain.parameters.clip.penalty
     clip = plain.parameters.clip.model_copy(update={"start": 1.0})
     assert moved == plain.model_copy(update={"parameters": plain.parameters.model_copy(update={"clip": clip})})
-    assert trials["ends=float"].runs[0].setup.bits("conv1", "lenet") == (32, 2)
-    assert trials["ends=float"].runs[0].setup.bits("conv2", "lenet") == (2, 2)
+    assert trials["ends=float"].runs[0].setup.bits("conv1", NETWORK_LAYERS["lenet"]) == (32, 2)
+    assert trials["ends=float"].runs[0].setup.bits("conv2", NETWORK_LAYERS["lenet"]) == (2, 2)
     assert trials["baseline"].runs[0].setup.name == "fp32"
 
 

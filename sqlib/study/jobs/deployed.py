@@ -14,6 +14,7 @@ from sqlib.data.loading import load
 from sqlib.deploy.integer import IntegerModel
 from sqlib.deploy.onnx_export import export_onnx
 from sqlib.files import write_atomically
+from sqlib.networks.architectures import NETWORK_LAYERS
 from sqlib.networks.passes import predict
 from sqlib.study import results
 from sqlib.study.parameters import Run, Study
@@ -77,7 +78,7 @@ def measure(study: Study, dataset: str, reports: Path) -> dict[str, dict[str, An
     than the trained one: that must not happen.
     """
     chosen = [run for run in study.runs() if run.dataset == dataset and run.seed == study.seeds[0]]
-    chosen = [run for run in chosen if run.setup.all_quantised(run.network)]
+    chosen = [run for run in chosen if run.setup.all_quantised(NETWORK_LAYERS[run.network])]
     images = load(dataset).test_images
     found = {run.id: measure_run(run, run.folder(reports), images) for run in chosen}
     write_atomically(reports / "results" / f"deployed_{dataset}.json", files.to_json(found))
