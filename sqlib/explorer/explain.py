@@ -26,7 +26,7 @@ from sqlib.data.datasets import dataset_title, source_of
 from sqlib.data.images import Picture, printable, read_images
 from sqlib.deploy.integer import answer
 from sqlib.files import read_json, to_json, write_atomically
-from sqlib.maps.attribution import saliency_map
+from sqlib.maps.attribution import METHODS, saliency_map
 from sqlib.measures import family
 from sqlib.networks.network import Network
 from sqlib.networks.passes import predict
@@ -277,14 +277,9 @@ def in_words(record: dict) -> str:
         also = f" and a rank correlation of {agreement:.2f} with that of the first" if np.isfinite(agreement) else ""
         sentences.append(
             f"Setup {entry['setup']} predicts {entry['prediction']['name']} with {entry['confidence']:.0%}; "
-            f"its {method_title(record['method'])} map of class {name} {about}{also}."
+            f"its {METHODS[record['method']].title} map of class {name} {about}{also}."
         )
     return " ".join(sentences)
-
-
-def method_title(method: str) -> str:
-    """A saliency method's name in words."""
-    return "Grad-CAM" if method == "grad_cam" else method.replace("_", " ")
 
 
 # ---- the panel -----------------------------------------------------------------------------------------------------
@@ -405,7 +400,7 @@ def _subtitle(run: Run, record: dict) -> str:
     through = f" ({record['surrogate'].replace('_', '-')} surrogate)" if quantised else ""
     return (
         f"{dataset_title(run.dataset)}, {run.network}, {training_title(run.training)} training, seed {run.seed}. "
-        f"Maps: {method_title(record['method'])} of {of}{through}."
+        f"Maps: {METHODS[record['method']].title} of {of}{through}."
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.data.loading import load
-from sqlib.explorer.explain import SIGNED_COLOURS, method_title
+from sqlib.explorer.explain import SIGNED_COLOURS
 from sqlib.maps.attribution import METHODS, saliency_map
 from sqlib.maps.surrogates import SURROGATES
 from sqlib.measures.clarity import dead
@@ -33,7 +33,6 @@ from sqlib.networks.passes import predict
 from sqlib.report.figures.style import setup_style
 from sqlib.report.runs_table import find_reports, study_of
 from sqlib.report.words import training_title
-from sqlib.study.jobs.quality import NO_GRADIENT
 from sqlib.study.results import PACKED, load_model
 from sqlib.training.examples import Dataset, to_float
 
@@ -118,7 +117,7 @@ class Lab:
         return chosen.nonzero().flatten().tolist()
 
     def ask(
-        self, group: Group, pixels: Tensor, method: str = METHODS[0], surrogate: str = SURROGATES[0], blank: float = 0.0
+        self, group: Group, pixels: Tensor, method: str = "gradient", surrogate: str = SURROGATES[0], blank: float = 0.0
     ) -> list[Answer]:
         """What every network of a group makes of an image.
 
@@ -307,7 +306,7 @@ class Explorer(widgets.VBox):
         self.network = choice("network", [g.network for g in groups], str)
         self.training = choice("training", [g.training for g in groups], training_title)
         self.seed = choice("seed", [g.seed for g in groups], str)
-        self.method = choice("method", METHODS, method_title)
+        self.method = choice("method", METHODS, lambda name: METHODS[name].title)
         self.surrogate = choice("gradient", SURROGATES, lambda name: name.replace("_", "-"))
         self.label = widgets.Dropdown(
             options=[("all classes", ALL_CLASSES)], description="class", layout={"width": "220px"}
@@ -394,7 +393,7 @@ class Explorer(widgets.VBox):
             self._choosing = False
 
     def _changed_method(self, change: dict) -> None:
-        self.surrogate.disabled = change["new"] in NO_GRADIENT
+        self.surrogate.disabled = not METHODS[change["new"]].uses_gradient
 
     def _choose_images(self) -> None:
         """Take the images that pass the filters; the one that is shown stays, if it is among them, else the first comes."""

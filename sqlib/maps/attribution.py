@@ -4,6 +4,9 @@ A quantised network is piecewise constant: its true gradient is zero almost ever
 gradient of the straight-through surrogate it was trained with, or (`unclipped`) of one that also passes above the clip.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
@@ -12,9 +15,9 @@ from torch import Tensor, nn
 from sqlib.checked import SqlibError, nearest
 from sqlib.maps.surrogates import explanation_gradient, frozen
 from sqlib.networks.passes import BATCH
+from sqlib.quant.activations import PACT
 from sqlib.quant.layers import holding_weights
 
-METHODS = ("gradient", "input_x_gradient", "integrated_gradients", "smoothgrad", "grad_cam", "occlusion")
 SMOOTHGRAD_NOISE = 0.15
 """Standard deviation of SmoothGrad's noise, in units of the pixel range [0, 1] (Smilkov et al. 2017 use 10 to 20%)."""
 SMOOTHGRAD_SAMPLES = 16
@@ -35,14 +38,16 @@ def saliency_map(
     Args:
         images: (N,C,H,W) in [0,1].
         targets: (N,) the explained class of each image.
-        method: `gradient` (Simonyan et al. 2013), `input_x_gradient`, `integrated_gradients` (from a black image;
-            Sundararajan et al. 2017), `smoothgrad` (Smilkov et al. 2017; seeded: the same
-            call gives the same maps, but an image's noise depends on its place in the batch), `grad_cam` (on the
-            last convolution's activation, enlarged bilinearly, not negative; Selvaraju et al. 2017), `occlusion` (5 x 5
-            window, stride 2, filled with black; Zeiler and Fergus 2014).
+        method: a name in `METHODS`.
         surrogate: `straight_through` or `unclipped`; without effect on a network that is not quantised.
 
     Raises SqlibError for an unknown method or surrogate, and for `deep_lift`, whose rules do not know PACT.
+
+    >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    >>> _ = linear[1].weight.data.copy_(torch.tensor([[1.0, 2, 3, 4], [0, 0, 0, -1]]))
+    >>> images = torch.full((2, 1, 2, 2), 0.5)
+    >>> saliency_map(linear, images, torch.tensor([0, 1]), "input_x_gradient").tolist()
+    [[[0.5, 1.0], [1.5, 2.0]], [[0.0, 0.0], [0.0, -0.5]]]
     """
     if method in ("deep_lift", "deeplift", "DeepLift"):
         raise SqlibError(
@@ -56,7 +61,10 @@ def saliency_map(
         raise SqlibError(f"{len(images)} images but {len(targets)} targets: expected one class an image")
     with frozen(model), explanation_gradient(model, surrogate), holding_weights(model):
         parts = zip(images.split(batch), targets.split(batch), strict=True)
-        maps = [_attribute(model, part, target, method).detach().sum(dim=1) for part, target in parts]
+        explain = METHODS[method].function
+        maps = [
+            explain(model, part.detach().clone().requires_grad_(), target).detach().sum(dim=1) for part, target in parts
+        ]
     return torch.cat(maps)
 
 
@@ -75,37 +83,49 @@ def _without_overhead(explainer: Saliency | InputXGradient | IntegratedGradients
     return explainer
 
 
-def _attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str) -> Tensor:
-    images = images.detach().clone().requires_grad_(method not in ("grad_cam", "occlusion"))
-    if method == "gradient":
-        return _without_overhead(Saliency(model)).attribute(images, target=targets, abs=False)
-    if method == "input_x_gradient":
-        return _without_overhead(InputXGradient(model)).attribute(images, target=targets)
-    if method == "integrated_gradients":
-        explainer = _without_overhead(IntegratedGradients(model))
-        return explainer.attribute(images, target=targets, n_steps=INTEGRATION_STEPS, internal_batch_size=BATCH)
-    if method == "smoothgrad":
-        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-            torch.manual_seed(0)
-            return NoiseTunnel(_without_overhead(Saliency(model))).attribute(
-                images,
-                nt_type="smoothgrad",
-                nt_samples=SMOOTHGRAD_SAMPLES,
-                nt_samples_batch_size=1,
-                stdevs=SMOOTHGRAD_NOISE,
-                target=targets,
-                abs=False,
-            )
-    if method == "grad_cam":
-        # Grad-CAM differentiates with respect to an inner layer, so some gradient must flow there.
-        images.requires_grad_()
-        explainer = LayerGradCam(model, model.last_convolution())
-        cam = explainer.attribute(images, target=targets, relu_attributions=True)
-        return F.interpolate(cam, size=images.shape[2:], mode="bilinear", align_corners=False)
+def gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return _without_overhead(Saliency(model)).attribute(images, target=targets, abs=False)
+
+
+def input_x_gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return _without_overhead(InputXGradient(model)).attribute(images, target=targets)
+
+
+def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """From a black image, in `INTEGRATION_STEPS` steps."""
+    explainer = _without_overhead(IntegratedGradients(model))
+    return explainer.attribute(images, target=targets, n_steps=INTEGRATION_STEPS, internal_batch_size=BATCH)
+
+
+def smoothgrad(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Seeded: the same call gives the same maps, but an image's noise depends on its place in the batch."""
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        torch.manual_seed(0)
+        return NoiseTunnel(_without_overhead(Saliency(model))).attribute(
+            images,
+            nt_type="smoothgrad",
+            nt_samples=SMOOTHGRAD_SAMPLES,
+            nt_samples_batch_size=1,
+            stdevs=SMOOTHGRAD_NOISE,
+            target=targets,
+            abs=False,
+        )
+
+
+def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """On the last convolution's activation, enlarged bilinearly, not negative."""
+    explainer = LayerGradCam(model, last_convolution(model))
+    cam = explainer.attribute(images, target=targets, relu_attributions=True)
+    return F.interpolate(cam, size=images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def occlusion(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """A window of `OCCLUSION_WINDOW` pixels filled with black, moved by `OCCLUSION_STRIDE`."""
+    images = images.detach()
+    window = (images.shape[1], OCCLUSION_WINDOW, OCCLUSION_WINDOW)
+    strides = (images.shape[1], OCCLUSION_STRIDE, OCCLUSION_STRIDE)
+    together = max(1, BATCH // len(images))  # covered copies of an image: a few images fill a batch, too
     with torch.no_grad():
-        window = (images.shape[1], OCCLUSION_WINDOW, OCCLUSION_WINDOW)
-        strides = (images.shape[1], OCCLUSION_STRIDE, OCCLUSION_STRIDE)
-        together = max(1, BATCH // len(images))  # covered copies of an image: a few images fill a batch, too
         return Occlusion(_in_batches_of_one_size(model)).attribute(
             images, window, strides=strides, baselines=0, target=targets, perturbations_per_eval=together
         )
@@ -120,3 +140,46 @@ def _in_batches_of_one_size(model: nn.Module):
         return model(filled)[: len(images)]
 
     return forward
+
+
+def last_convolution(model: nn.Module) -> nn.Module:
+    """What Grad-CAM looks at: the activation registered right behind the model's last `nn.Conv2d`, else that itself.
+
+    Raises SqlibError for a model without convolutions.
+    """
+    modules = list(model.modules())
+    places = [place for place, module in enumerate(modules) if isinstance(module, nn.Conv2d)]
+    if not places:
+        raise SqlibError("grad_cam looks at the last nn.Conv2d, and the model has none: take another method")
+    behind = modules[places[-1] + 1 : places[-1] + 2]
+    return behind[0] if behind and isinstance(behind[0], PACT | nn.ReLU) else modules[places[-1]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to explain: `function(model, images, targets)` returns attributions (N,1 or C,H,W) for images (N,C,H,W).
+
+    title: as readers write it; short: for a narrow column. passes: through the model for a map of 28 x 28 pixels. source: who
+    proposed it.
+    uses_gradient: whether it depends on the gradient that PACT passes on, its surrogate.
+    """
+
+    function: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    title: str
+    passes: int
+    source: str
+    short: str = ""
+    uses_gradient: bool = True
+
+
+METHODS: dict[str, Method] = {
+    "gradient": Method(gradient, "gradient", 1, "Simonyan et al. 2013"),
+    "input_x_gradient": Method(input_x_gradient, "input × gradient", 1, "Shrikumar et al. 2016", "input × gr."),
+    "integrated_gradients": Method(
+        integrated_gradients, "integrated gradients", INTEGRATION_STEPS, "Sundararajan et al. 2017", "int. gr."
+    ),
+    "smoothgrad": Method(smoothgrad, "SmoothGrad", SMOOTHGRAD_SAMPLES, "Smilkov et al. 2017", "SmoothGr."),
+    "grad_cam": Method(grad_cam, "Grad-CAM", 1, "Selvaraju et al. 2017"),
+    "occlusion": Method(occlusion, "occlusion", 169, "Zeiler and Fergus 2014", uses_gradient=False),
+}
+"""The methods of `saliency_map` by name: a new one is a function and a row."""

@@ -25,8 +25,7 @@ class Network(nn.Module):
         self.activations: dict[str, int] = {}
         self.convs = self.layer_names[: len(architecture.convs)]
         self.linears = self.layer_names[len(architecture.convs) :]
-        weights = {"method": setup.weight_method, "zero_aligned": setup.zero_aligned}
-        weights["per_channel"] = setup.per_channel
+        weights = setup.weight_options
 
         channels, size = in_channels, 28
         for layer, conv in zip(self.convs, architecture.convs, strict=True):
@@ -90,10 +89,6 @@ class Network(nn.Module):
     def drops(self) -> bool:
         """Whether train mode drops anything: if not, it is the same function as eval mode."""
         return self.dropout_first.p > 0 or self.dropout_last.p > 0
-
-    def last_convolution(self) -> nn.Module:
-        """The activation behind the last convolution (what Grad-CAM looks at)."""
-        return getattr(self, f"{self.convs[-1]}_act")
 
 
 class Dropout(nn.Dropout):

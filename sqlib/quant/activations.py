@@ -1,5 +1,7 @@
 """Quantised activations: PACT with its learnable clip (Choi et al. 2018, arXiv 1805.06085), or ReLU."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -50,8 +52,7 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
         unclipped: take 1 as the derivative above the clip, too: a second surrogate, for explanations only.
 
     Backward: dy/dx = 1 where 0 < x < alpha, else 0; dy/dalpha = 1 where x >= alpha, else 0, summed in float32.
-    The result carries its codes (float32, not differentiable) for the layer behind it, which need not work them out again:
-    `carried_codes`.
+    The result carries its codes for the layer behind it, which need not work them out again: `carried`.
     Raises ValueError for other bits, and for alpha <= 0 (not checked on a GPU, where looking would stall the device).
     """
     check_bits(bits, 1)
@@ -62,17 +63,30 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
         raise ValueError(f"alpha = {alpha.item()}: the clip must be positive")
     y, codes = _Pact.apply(x, alpha.reshape(()), bits, unclipped)
     if not y.is_inference():  # torch does not count the changes of those
-        y.codes = codes, y._version
+        y.carried = Carried(codes, (2**bits - 1) / alpha.detach(), y._version)
     return y
 
 
-def carried_codes(y: Tensor) -> Tensor | None:
-    """The codes of y (same shape, float32) if it is what `pact` returned; None if not, or if it was changed in place since.
+class Carried(NamedTuple):
+    """What `pact` hangs on the tensor that it returns, as its attribute `carried`.
 
-    So a hook that edits an activation is obeyed: the layer behind it works out the codes of what it is given.
+    codes: same shape, float32 integers from 0 to 2^bits - 1, not differentiable. scale: codes per unit, `n / alpha`.
+    version: how often the tensor had been changed in place.
     """
-    codes, version = getattr(y, "codes", (None, None))
-    return codes if codes is not None and y._version == version else None
+
+    codes: Tensor
+    scale: Tensor
+    version: int
+
+
+def carried(y: Tensor) -> Carried | None:
+    """The codes of y and their scale if it is what `pact` returned; None if not, or if it was changed in place since.
+
+    So a hook that edits an activation is obeyed: the layer behind it works out the codes of what it is given. What is made
+    of y (pooled, reshaped, dropped) is another tensor and carries nothing.
+    """
+    found = getattr(y, "carried", None)
+    return found if found is not None and y._version == found.version else None
 
 
 class PACT(nn.Module):

@@ -1,7 +1,7 @@
 """How many bits each layer gets: `Setup`, and what bits there may be."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -90,6 +90,11 @@ class Setup(Strict):
         """Whether all layers of a model with these `names` have integer weights, all activations codes: it runs in integers."""
         *hidden, last = (self.bits(layer, names) for layer in names)
         return last[0] != FLOAT and all(FLOAT not in bits for bits in hidden)
+
+    @property
+    def weight_options(self) -> dict[str, Any]:
+        """What layers are told of how their weights are quantised, besides the bits: keyword arguments of `QuantConv2d`."""
+        return {"method": self.weight_method, "zero_aligned": self.zero_aligned, "per_channel": self.per_channel}
 
     @property
     def is_float(self) -> bool:

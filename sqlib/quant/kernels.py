@@ -198,7 +198,7 @@ def _one_channel_input_gradient(
 
 
 class Multiply(torch.autograd.Function):
-    """x @ weight.T of codes, with the gradients of the real values that the codes stand for."""
+    """x (...,features) @ weight.T of codes, with the gradients of the real values that the codes stand for."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, x_codes: Tensor, weight_codes: Tensor) -> Tensor:
@@ -209,7 +209,9 @@ class Multiply(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
-        grad_weight = grad.t() @ x if ctx.needs_input_grad[1] and wanted.parameters else None
+        grad_weight = (
+            grad.flatten(0, -2).t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] and wanted.parameters else None
+        )
         return grad_x, grad_weight, None, None
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sqlib.hardware import constant
-from sqlib.quant.activations import carried_codes
+from sqlib.quant.activations import carried
 from sqlib.quant.bits import FLOAT, check_bits
 from sqlib.quant.kernels import Convolve, Multiply, Rescale
 from sqlib.quant.weights import StraightThrough, weight_codes
@@ -54,6 +54,12 @@ class _QuantLayer:
         codes, step, values = self.codes()
         return StraightThrough.apply(values, codes * step), codes, step
 
+    @staticmethod
+    def _scale_of(x: Tensor, code_scale: Tensor | float | None) -> Tensor | float | None:
+        """Codes per unit of x: as given, else what x carries, else None."""
+        found = carried(x) if code_scale is None else None
+        return code_scale if found is None else found.scale
+
     def _operands(self, x: Tensor, code_scale: Tensor | float | None):
         """Real weight, input codes, weight codes, and the step of their product (None where nothing is coded)."""
         if self.bits == FLOAT:
@@ -63,9 +69,8 @@ class _QuantLayer:
             return weight, x.detach(), codes, step
         if not isinstance(code_scale, Tensor):  # images between pixel values stay there
             return weight, x.detach() * code_scale, codes, step / constant(code_scale, step.device)
-        x_codes = carried_codes(x)
-        if x_codes is None:  # reshaped, dropped or edited since PACT: on the grid up to rounding error
-            x_codes = (x.detach() * code_scale).round_()
+        found = carried(x)  # None: reshaped, dropped or edited since PACT, and on the grid up to rounding error
+        x_codes = (x.detach() * code_scale).round_() if found is None else found.codes
         return weight, x_codes, codes, step / code_scale
 
 
@@ -91,8 +96,18 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
     """Convolution (stride 1) with `bits`-bit weights, computed on codes; then max-pooling, rescaling and bias.
 
     Pooling sits inside the layer, before rescaling and bias: it commutes with everything monotone, and what follows then
-    has a quarter of the elements. `forward(x, code_scale)`: x (N,C,H,W), `code_scale` = codes per unit of x (None: x has no
-    codes; a tensor: PACT's, x not negative; a float: the pixels' 255, where values between codes are kept).
+    has a quarter of the elements.
+
+    `forward(x, code_scale=None)`: x (N,C,H,W), `code_scale` = codes per unit of x (a tensor: PACT's, x not negative; a
+    float: the pixels' 255, where values between codes are kept). None: what x carries if PACT returned it; else x has no
+    codes, and its real values are multiplied with the weights' codes: the same result, to float rounding, in more time.
+
+    >>> layer = QuantConv2d(1, 2, kernel_size=3, bits=2)
+    >>> layer(torch.rand(4, 1, 8, 8)).shape
+    torch.Size([4, 2, 6, 6])
+    >>> codes, step, _ = layer.codes()
+    >>> codes.unique()
+    tensor([-3., -1.,  1.,  3.])
     """
 
     def __init__(
@@ -114,6 +129,7 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         self.arithmetic = torch.float32
 
     def forward(self, x: Tensor, code_scale: Tensor | float | None = None) -> Tensor:
+        code_scale = self._scale_of(x, code_scale)
         weight, x_codes, codes, step = self._operands(x, code_scale)
         scale = None if self.bits == FLOAT else code_scale
         coded = self.bits != FLOAT and isinstance(code_scale, Tensor)
@@ -123,19 +139,27 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         sums = sums.float()
         if step is not None:
             sums = Rescale.apply(sums, step.reshape(-1, 1, 1) if step.dim() else step)
-        return sums.add_(self.bias.view(1, -1, 1, 1))
+        return sums if self.bias is None else sums.add_(self.bias.view(1, -1, 1, 1))
 
 
 class QuantLinear(_QuantLayer, nn.Linear):
-    """Linear layer with `bits`-bit weights, computed on codes: `forward(x, code_scale)`, x (N,features)."""
+    """Linear layer with `bits`-bit weights, computed on codes: `forward(x, code_scale=None)`, x (...,features).
+
+    `code_scale`: see `QuantConv2d`.
+
+    >>> from sqlib.quant.activations import PACT
+    >>> model = torch.nn.Sequential(PACT(bits=4), QuantLinear(6, 3, bits=2))
+    >>> model(torch.randn(5, 6)).shape
+    torch.Size([5, 3])
+    """
 
     def __init__(self, in_features, out_features, *, bits=FLOAT, method="sawb", zero_aligned=False, per_channel=False):
         super().__init__(in_features, out_features)
         self._set_bits(bits, method, zero_aligned, per_channel)
 
     def forward(self, x: Tensor, code_scale: Tensor | float | None = None) -> Tensor:
-        weight, x_codes, codes, step = self._operands(x, code_scale)
+        weight, x_codes, codes, step = self._operands(x, self._scale_of(x, code_scale))
         sums = Multiply.apply(x, weight, x_codes, codes)
         if step is not None:
             sums = Rescale.apply(sums, step.flatten() if step.dim() else step)
-        return sums.add_(self.bias)
+        return sums if self.bias is None else sums.add_(self.bias)

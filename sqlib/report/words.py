@@ -49,12 +49,6 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def method_title(name: str) -> str:
-    """A method's name in words."""
-    special = {"smoothgrad": "SmoothGrad", "grad_cam": "Grad-CAM", "input_x_gradient": "input × gradient"}
-    return special.get(name, name.replace("_", " "))
-
-
 def training_title(training: str) -> str:
     """A training's name as readers write it, such as 'saliency-guided'."""
     return training.replace("_", "-")

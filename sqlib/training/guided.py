@@ -6,7 +6,7 @@ Explain the batch in eval mode, replace each image's least salient pixels by noi
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sqlib.maps.masking import explain_pass, mask_least_salient
 from sqlib.networks.network import Network
@@ -31,18 +31,32 @@ def shifted(images: Tensor, pixels: int, generator: torch.Generator | None = Non
 
 
 def guided_loss(
-    model: Network, images: Tensor, labels: Tensor, guidance: Guidance, generator: torch.Generator | None
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    guidance: Guidance | None = None,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Saliency-guided loss of a batch and its logits on the clean images; leaves no gradient on `images`."""
+    """Saliency-guided loss of a batch, 0-d, to call `backward` on, and the logits (N,classes) of its images.
 
+    Args:
+        model: any module that makes logits of images; it is trained in the mode that it is in, and explained in eval mode.
+        images: (N,C,H,W), no gradient is left on them.
+        labels: (N,) the true classes.
+        guidance: what is masked and how much that counts (`Guidance()`).
+        generator: for the noise that masked pixels are replaced by.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    >>> images, labels = torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
+    >>> loss, logits = guided_loss(model, images, labels, Guidance(fraction=0.25, fill="mean"))
+    >>> loss.backward()
+    >>> logits.shape, bool(loss > F.cross_entropy(logits, labels))
+    (torch.Size([5, 3]), True)
+    """
+    guidance = guidance or Guidance()
     images = images.detach().requires_grad_()
     with holding_weights(model):
-        # The pass that is explained is the one that is trained, but for what is dropped: explained is eval mode.
-        features = model.features(images)
-        clean_logits = explained = model.classify(*features)
-        if model.drops():
-            with evaluating(model):
-                explained = model.classify(*features)
+        clean_logits, explained = (shared_passes if isinstance(model, Network) else both_passes)(model, images)
         saliency = explain_pass(explained, images, labels, guidance.score, keep=True)
         masked = mask_least_salient(images, saliency, guidance.fraction, guidance.rank, guidance.fill, generator)
         masked_logits = model(masked)
@@ -51,3 +65,20 @@ def guided_loss(
         clean = clean.detach()
     divergence = F.kl_div(masked_logits.log_softmax(dim=1), clean, log_target=True, reduction="batchmean")
     return F.cross_entropy(clean_logits, labels) + guidance.kl_weight * divergence, clean_logits
+
+
+def both_passes(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the images in the mode that the model is in, and in eval mode."""
+    logits = model(images)
+    with evaluating(model):
+        return logits, model(images)
+
+
+def shared_passes(model: Network, images: Tensor) -> tuple[Tensor, Tensor]:
+    """`both_passes`, to the bit: what dropout leaves alone is computed once."""
+    features = model.features(images)
+    logits = model.classify(*features)
+    if not model.drops():
+        return logits, logits
+    with evaluating(model):
+        return logits, model.classify(*features)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sqlib import checked
+from sqlib.maps.attribution import last_convolution
 from sqlib.networks import network
 from sqlib.networks.architectures import NETWORK_LAYERS
 from sqlib.networks.cost import cost
@@ -64,7 +65,7 @@ def test_every_layer_gets_its_bits_and_method(make_setup):
     assert [model.get_submodule(f"{layer}_act").bits for layer in ("conv1", "conv2", "fc1")] == [3, 3, 32]
     assert list(model.clips()) == ["conv1", "conv2"]
     assert not hasattr(model, "fc2_act")  # logits are never quantised
-    assert model.last_convolution() is model.conv2_act
+    assert last_convolution(model) is model.conv2_act
     assert model(torch.rand(2, 1, 28, 28)).isfinite().all()
 
 

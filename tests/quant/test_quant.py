@@ -760,7 +760,8 @@ def test_layers_take_the_codes_that_pact_carries_and_work_out_the_same_without_t
     clip = PACT(bits, 0.9)
     x = (2 * torch.rand(shape) - 0.5).requires_grad_()
     y = clip(x)
-    codes = activations.carried_codes(y)
+    codes = activations.carried(y).codes
+    assert torch.equal(activations.carried(y).scale, clip.code_scale)
     assert torch.equal(codes, (y * clip.code_scale).round()) and not codes.requires_grad
     assert codes.min() == 0 and codes.max() == 2**bits - 1
     wanted = [x, clip.alpha, layer.weight, layer.bias]
@@ -786,7 +787,7 @@ def test_an_activation_that_is_edited_in_place_has_its_codes_worked_out_anew():
     expected[:, :6] = 0
     clip.register_forward_hook(silence)
     edited = clip(x)
-    assert activations.carried_codes(edited) is None
+    assert activations.carried(edited) is None
     assert torch.equal(layer(edited, clip.code_scale), layer(expected, clip.code_scale))
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from sqlib.maps.attribution import METHODS
 from sqlib.report.figures import fill_curves, pareto, sanity_depths, trade_off
-from sqlib.report.words import method_title
 
 
 def test_the_front_is_what_nothing_beats():
@@ -54,4 +53,4 @@ def test_every_salient_curve_stands_beside_its_random_one():
 
 
 def test_methods_have_names_and_looks():
-    assert len({method_title(method) for method in METHODS}) == len(METHODS)
+    assert len({METHODS[method].title for method in METHODS}) == len(METHODS)

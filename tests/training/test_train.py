@@ -173,6 +173,21 @@ def test_guided_loss_and_its_gradients_are_those_of_a_plain_loop(guidance, make_
         assert (a - b).norm() < 1e-3 * b.norm()
 
 
+@pytest.mark.parametrize("bits", [2, 32])
+@pytest.mark.parametrize("network", ["lenet5", "sgt_cnn"])
+def test_passes_that_share_what_they_can_give_the_same_bits(network, bits, make_setup, batch, monkeypatch):
+    model = build_model(network, make_setup(bits, bits)).train()
+    for clip in model.clips().values():
+        clip.alpha.data.fill_(1.0)
+    results = []
+    for passes_of in (guided.shared_passes, guided.both_passes):
+        monkeypatch.setattr(guided, "shared_passes", passes_of)
+        torch.manual_seed(4)  # of dropout
+        loss, logits = guided.guided_loss(model, *batch, Guidance(), torch.Generator().manual_seed(1))
+        results.append([loss, logits, *torch.autograd.grad(loss, list(model.parameters()))])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_divergence_counts(make_setup, batch):
     model = build_model("lenet5", make_setup(32, 32)).train()
 

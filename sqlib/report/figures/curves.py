@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sqlib.data.datasets import dataset_title
+from sqlib.maps.attribution import METHODS
 from sqlib.report.figures.parts import curve, handle, key, panels, training_handles, training_look
 from sqlib.report.figures.style import FAINT, INK, METHOD_STYLE, SetupStyle, setup_style, styled
-from sqlib.report.words import method_title, training_title
+from sqlib.report.words import training_title
 
 
 @styled
@@ -110,5 +111,5 @@ def sanity_depths(depths: Mapping[str, Mapping[str, Sequence[float]]], layers: S
         axis.set_title(setup, loc="left")
     axes[0, 0].set_ylabel("Spearman, bright pixels")
     fig.supxlabel("layers with random weights, from the last one up to", fontsize=10)
-    key(fig, [handle(method_title(method), *style, line="-") for method, style in styles.items()], 3)
+    key(fig, [handle(METHODS[method].title, *style, line="-") for method, style in styles.items()], 3)
     return fig

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from scipy.ndimage import binary_fill_holes, binary_opening
 
+from sqlib.maps.attribution import METHODS
 from sqlib.measures.clarity import DEAD_BELOW
 from sqlib.report.figures.style import FAINT, INK, WIDTH, styled
 
@@ -235,7 +236,5 @@ def saliency_methods(
     """The same images explained by several methods: maps is method -> (N,28,28). Each map has its own scale, because
     the methods' units differ."""
     stacked = np.stack([_array(values) for values in maps.values()], axis=1)
-    names = {"integrated_gradients": "int. gr.", "input_x_gradient": "input × gr.", "grad_cam": "Grad-CAM",
-             "smoothgrad": "SmoothGr."}  # fmt: skip
-    labels = [names.get(method, method.replace("_", " ")) for method in maps]
+    labels = [METHODS[method].short or METHODS[method].title for method in maps]
     return map_grid(images, stacked, row_labels, labels, notes=notes, scale="map")

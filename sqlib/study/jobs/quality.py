@@ -6,6 +6,7 @@ values, `quality.json` their means. Every `mean` stands beside its `n`, the imag
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,9 @@ from sqlib.training.examples import Dataset, to_float
 
 FEWER = {"clarity": 500, "faithfulness": 200, "sanity": 100, "robustness": 100}
 """Test images for the maps that are not straight-through gradients: one core does all of a run in a minute or two."""
-COSTLY = ("integrated_gradients", "smoothgrad", "occlusion")
-"""Methods with 16 or more passes through the network for one map."""
 FEWEST = {"clarity": 200, "faithfulness": 200, "sanity": 30, "robustness": 20}
-
-NO_GRADIENT = ("occlusion",)
-"""Methods without a gradient: the surrogates do not differ. Their robustness, at 169 passes a map, is left out."""
+"""Those for methods with `COSTLY` or more passes a map. Without a gradient, at 169 passes, robustness is left out."""
+COSTLY = 16
 
 Means = dict[str, Any]
 
@@ -56,7 +54,7 @@ def measure_quality(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(run.threads)
     keep_memory()
     model, data = results.load_model(folder), load(run.dataset)
-    methods = METHODS if run.setup.name in wanted.every_method else METHODS[:1]
+    methods = METHODS if run.setup.name in wanted.every_method else ("gradient",)
     measured, random_curves, per_image = measure_model(model, data, run.seed, wanted.images, methods)
     agreement, alike = agreement_with(study, run, folder, model, data)
     tensors = save({name: values.float().contiguous() for name, values in (per_image | alike).items()})
@@ -88,7 +86,7 @@ def summary(values: Tensor) -> Means:
 
 def surrogates(model: Network, method: str) -> tuple[str, ...]:
     """The surrogates that give a method different maps: both for gradients of a network with PACT, else one."""
-    return SURROGATES if model.clips() and method not in NO_GRADIENT else SURROGATES[:1]
+    return SURROGATES if model.clips() and METHODS[method].uses_gradient else SURROGATES[:1]
 
 
 # ---- one model -----------------------------------------------------------------------------------------------------
@@ -96,14 +94,14 @@ def surrogates(model: Network, method: str) -> tuple[str, ...]:
 
 def images_for(method: str, surrogate: str, images: int) -> dict[str, int]:
     """How many test images each family uses: all of `images` for the straight-through gradient, else fewer."""
-    if (method, surrogate) == (METHODS[0], SURROGATES[0]):
+    if (method, surrogate) == ("gradient", SURROGATES[0]):
         return dict.fromkeys(FEWER, images)
-    few = FEWEST if method in COSTLY else FEWER
+    few = FEWEST if METHODS[method].passes >= COSTLY else FEWER
     return {family: min(images, count) for family, count in few.items()}
 
 
 def measure_model(
-    model: Network, data: Dataset, seed: int, count: int, methods: tuple[str, ...] = METHODS
+    model: Network, data: Dataset, seed: int, count: int, methods: Iterable[str] = METHODS
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     """`(methods, random_curves, per_image)` of `measure_quality` for a model, on the first `count` test images.
 
@@ -133,7 +131,7 @@ def measure_model(
             values |= similar
 
             means["robustness"] = None
-            if method not in NO_GRADIENT:
+            if METHODS[method].uses_gradient:
                 few = number["robustness"]
                 values["sensitivity"] = robustness.sensitivity(
                     model, images[:few], targets[:few], *how, seed=seed, maps=first(maps, few, method)
@@ -266,7 +264,7 @@ def agreement_with(
     per_image: dict[str, Tensor] = {}
     for other, other_model in _float_models(study, run, Path(folder).parents[len(Path(run.id).parts)]):
         means[other.id] = {}
-        for surrogate in surrogates(model, METHODS[0]):
+        for surrogate in surrogates(model, "gradient"):
             values = agreement(model, other_model, images, labels, surrogate)
             means[other.id][surrogate] = {name: summary(v) for name, v in values.items()}
             per_image |= {f"agreement/{other.id}/{surrogate}/{name}": v for name, v in values.items()}
