@@ -13,6 +13,11 @@ def explain_pass(logits: Tensor, images: Tensor, targets: Tensor, score: str, ke
         logits: (N,classes) that the model gave for `images` (N,C,H,W), which ask for a gradient.
         targets: (N,) the explained classes.
         keep: leave the graph for a second backward pass.
+
+    >>> images = torch.ones(1, 1, 2, 2, requires_grad=True)
+    >>> logits = torch.stack([images.sum(dim=(1, 2, 3)), (images**2).sum(dim=(1, 2, 3))], dim=1)
+    >>> explain_pass(logits, images, torch.tensor([1]), score="logit").tolist()
+    [[[2.0, 2.0], [2.0, 2.0]]]
     """
     if score == "log_prob":
         logits = logits.log_softmax(dim=1)
@@ -40,6 +45,10 @@ def mask_least_salient(
         generator: for the noise.
 
     Raises ValueError for a fraction outside [0, 1], an unknown rank or fill, or shapes that do not fit.
+
+    >>> image, saliency = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]), torch.tensor([[[0.1, -5.0], [0.3, 4.0]]])
+    >>> mask_least_salient(image, saliency, 0.5, rank="abs", fill="mean").tolist()
+    [[[[3.0, 2.0], [3.0, 6.0]]]]
     """
     n, channels, height, width = images.shape
     if not 0 <= fraction <= 1:

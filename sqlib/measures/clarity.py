@@ -13,7 +13,11 @@ DEAD_BELOW = 1e-12
 
 
 def dead(maps: Tensor) -> Tensor:
-    """(N,) truth values: is the largest absolute value of the map below 1e-12?"""
+    """(N,) truth values: is the largest absolute value of the map below 1e-12?
+
+    >>> dead(torch.tensor([[[0.0, 0.0]], [[0.0, -3.0]]]))
+    tensor([ True, False])
+    """
     return ~(maps.abs().flatten(1).amax(dim=1) >= DEAD_BELOW)
 
 
@@ -31,6 +35,9 @@ def gini(maps: Tensor) -> Tensor:
 
     `sum_k (2k - n - 1) m_k / (n sum_k m_k)`, m sorted upwards (Hurley and Rickard 2009; used for maps by Chalasani et
     al. 2020). NaN for dead maps.
+
+    >>> gini(torch.tensor([[[1.0, -1.0], [1.0, 1.0]], [[0.0, 0.0], [-7.0, 0.0]]]))
+    tensor([0.0000, 0.7500])
     """
     m = _magnitudes(maps).sort(dim=1).values
     n = m.shape[1]
@@ -42,6 +49,9 @@ def entropy(maps: Tensor) -> Tensor:
     """Shannon entropy of |map| as a distribution over pixels, over ln(n): 0 (one pixel) to 1 (constant); lower is clearer.
 
     NaN for dead maps.
+
+    >>> entropy(torch.tensor([[[1.0, -1.0], [1.0, 1.0]], [[0.0, 0.0], [-7.0, 7.0]]]))
+    tensor([1.0000, 0.5000])
     """
     m = _magnitudes(maps)
     p = m / m.sum(dim=1, keepdim=True)
@@ -53,6 +63,9 @@ def total_variation(maps: Tensor) -> Tensor:
 
     Anisotropic total variation (Rudin et al. 1992) over the number of neighbour pairs; lower is smoother. NaN for dead
     maps.
+
+    >>> total_variation(torch.tensor([[[1.0, -1.0], [1.0, 1.0]], [[0.0, 2.0], [2.0, 0.0]]]))
+    tensor([0., 1.])
     """
     m = maps.abs().double()
     m = m / m.flatten(1).amax(dim=1).view(-1, 1, 1)
@@ -65,6 +78,9 @@ def foreground_lift(maps: Tensor, images: Tensor) -> Tensor:
 
     Foreground: pixels brighter than 0 (both data sets have an exactly black background). `images`: (N,H,W) or (N,1,H,W).
     NaN for dead maps and for images that are all foreground or all background.
+
+    >>> foreground_lift(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([[[0.9, 0.0], [0.0, 0.0]]]))  # 3/4 over 1/4
+    tensor([3.])
     """
     m = _magnitudes(maps)
     foreground = (images.reshape(len(images), -1) > 0).double()

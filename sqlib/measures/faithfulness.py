@@ -24,6 +24,11 @@ def deletion_curve(
 
     The masked accuracy of Ismail et al. 2021, fig. 3. images (N,C,H,W), labels (N,), order (N, H*W) pixel indices, most
     salient first (see `salient_order`, `random_order`).
+
+    >>> brightest = nn.Flatten()  # answers with the number of the brightest pixel
+    >>> image = torch.tensor([[[[0.0, 9.0], [5.0, 1.0]]]])
+    >>> deletion_curve(brightest, image, torch.tensor([1]), salient_order(image[0]), (0, 0.25)).tolist()
+    [1.0, 0.0]
     """
     n, channels = images.shape[:2]
     pixels = images.reshape(n, channels, -1)
@@ -38,7 +43,11 @@ def deletion_curve(
 
 
 def salient_order(maps: Tensor) -> Tensor:
-    """(N,H,W) maps to (N, H*W) pixel indices by falling |map|; ties keep their place in the image."""
+    """(N,H,W) maps to (N, H*W) pixel indices by falling |map|; ties keep their place in the image.
+
+    >>> salient_order(torch.tensor([[[0.5, -3.0], [0.5, 1.0]]]))
+    tensor([[1, 3, 0, 2]])
+    """
     return maps.abs().flatten(1).argsort(dim=1, descending=True, stable=True)
 
 
@@ -49,7 +58,11 @@ def random_order(count: int, pixels: int, seed: int) -> Tensor:
 
 
 def area_under(curve: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> float:
-    """Trapezoid area under a curve over its fractions, over their range: the mean height, 0 to 1 for an accuracy."""
+    """Trapezoid area under a curve over its fractions, over their range: the mean height, 0 to 1 for an accuracy.
+
+    >>> area_under(torch.tensor([1.0, 0.5, 0.0]), (0.0, 0.5, 1.0))
+    0.5
+    """
     return areas_under(curve[None], fractions).item()
 
 
@@ -99,6 +112,11 @@ def still_right(
         fractions: of the pixels, 0 to 1; their number is rounded.
 
     Raises ValueError for an unknown fill or direction, and for an order that does not fit the images.
+
+    >>> brightest = nn.Flatten()  # answers with the number of the brightest pixel
+    >>> image, label, order = torch.tensor([[[[0.0, 9.0], [5.0, 1.0]]]]), torch.tensor([1]), torch.tensor([[1, 2, 3, 0]])
+    >>> still_right(brightest, image, label, order, "mean", "insertion", fractions=(0, 0.25)).tolist()
+    [[False], [True]]
     """
     n, channels, height, width = images.shape
     if order.shape != (n, height * width):
@@ -129,6 +147,9 @@ def gap(area: Tensor | float, random_area: Tensor | float, direction: str) -> Te
     """How far a salient order beats a random one, in accuracy, -1 to 1; 0 is chance, higher is better.
 
     `random - salient` areas for `deletion`, `salient - random` for `insertion`. Raises ValueError for others.
+
+    >>> gap(0.25, 0.75, "deletion"), gap(0.25, 0.75, "insertion")
+    (0.5, -0.5)
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction = '{direction}': expected 'deletion' or 'insertion'")

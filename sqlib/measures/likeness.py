@@ -22,6 +22,9 @@ def spearman(maps_a: Tensor, maps_b: Tensor, where: Tensor | None = None) -> Ten
 
     where: (N,H,W) truth values, the pixels that count (all).
     NaN where a map is dead, or constant among those pixels (no order). Ties take their average rank.
+
+    >>> spearman(torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]), torch.tensor([[[-10.0, 30.0, 20.0, 40.0]]]))
+    tensor([0.8000])
     """
     from scipy.stats import rankdata  # half a second, which jobs that compare no maps need not pay
 
@@ -41,6 +44,10 @@ def ssim(maps_a: Tensor, maps_b: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004; 7 x 7 windows) of |map_a| / max and |map_b| / max, -1 to 1; 1: the same.
 
     NaN where a map is dead. Raises ValueError for maps smaller than a window.
+
+    >>> one = torch.eye(8)[None]
+    >>> ssim(torch.cat([one, one]), torch.cat([5 * one, one.flip(1)]))
+    tensor([ 1.0000, -0.1460])
     """
     a, b, unusable = _pair(maps_a, maps_b)
     if min(a.shape[1:]) < SSIM_WINDOW:
@@ -73,6 +80,9 @@ def top_iou(maps_a: Tensor, maps_b: Tensor, share: float = 0.1) -> Tensor:
     """Intersection over union of the top `share` of pixels by |map|: 0 to 1 (the same pixels).
 
     The number of pixels is rounded; ties at the edge go to the earlier pixel. NaN where a map is dead.
+
+    >>> top_iou(torch.tensor([[[1.0, -9.0, 8.0, 0.0]]]), torch.tensor([[[7.0, 9.0, 1.0, 0.0]]]), share=0.5)
+    tensor([0.3333])
     """
     a, b, unusable = _pair(maps_a, maps_b)
     n = a[0].size if len(a) else 1

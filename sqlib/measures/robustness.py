@@ -40,6 +40,10 @@ def sensitivity(
         maps: (N,H,W) of the images as they are, where they are known.
 
     Raises ValueError for a radius or number of samples that is not positive.
+
+    >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> sensitivity(linear, torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0]))  # its gradient is the same everywhere
+    tensor([0., 0., 0.])
     """
     if not radius > 0 or samples < 1:
         raise ValueError(f"radius = {radius}, samples = {samples}: expected more than 0 of both")

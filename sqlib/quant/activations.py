@@ -54,6 +54,14 @@ def pact(x: Tensor, alpha: Tensor | float, bits: int, unclipped: bool = False) -
     Backward: dy/dx = 1 where 0 < x < alpha, else 0; dy/dalpha = 1 where x >= alpha, else 0, summed in float32.
     The result carries its codes for the layer behind it, which need not work them out again: `carried`.
     Raises ValueError for other bits, and for alpha <= 0 (not checked on a GPU, where looking would stall the device).
+
+    >>> x, alpha = torch.tensor([-1.0, 0.4, 1.1, 5.0], requires_grad=True), torch.tensor(3.0, requires_grad=True)
+    >>> y = pact(x, alpha, bits=2)
+    >>> y.tolist(), carried(y).codes.tolist()
+    ([0.0, 0.0, 1.0, 3.0], [0.0, 0.0, 1.0, 3.0])
+    >>> y.sum().backward()
+    >>> x.grad.tolist(), alpha.grad.item()
+    ([0.0, 1.0, 1.0, 0.0], 1.0)
     """
     check_bits(bits, 1)
     alpha = torch.as_tensor(alpha, dtype=torch.float32, device=x.device)
@@ -90,7 +98,12 @@ def carried(y: Tensor) -> Carried | None:
 
 
 class PACT(nn.Module):
-    """The activation `pact` with its learnable clip `alpha` (a 0-d parameter; starts wide, at 10)."""
+    """The activation `pact` with its learnable clip `alpha` (a 0-d parameter; starts wide, at 10).
+
+    >>> layer = PACT(bits=2, start=1.5)
+    >>> layer(torch.tensor([-1.0, 0.4, 2.0]))
+    tensor([0.0000, 0.5000, 1.5000], grad_fn=<_PactBackward>)
+    """
 
     def __init__(self, bits: int, start: float = 10.0):
         super().__init__()

@@ -35,6 +35,9 @@ def sawb_clip(weight: Tensor, bits: int, zero_aligned: bool = False, per_channel
     Fitted for 2, 3 and 4 bits, and zero-aligned (2^bits - 1 levels, zero among them) for 4 and 8; 8 bits are always
     zero-aligned. The fit assumes bell-shaped weights; where it gives nothing positive (all weights of nearly one size) the
     largest absolute weight is the clip. Raises ValueError for other bits.
+
+    >>> sawb_clip(torch.tensor([-2.0, 2.0, -1.0, 1.0]), bits=2)  # 3.12 * sqrt(2.5) - 2.064 * 1.5
+    tensor(1.8372)
     """
     coefficients = SAWB_COEFFICIENTS.get((bits, zero_aligned or bits == 8))
     if coefficients is None:
@@ -63,6 +66,10 @@ def weight_codes(
     2^(bits-1) - 1 when zero-aligned (and always at 8 bits). `step` is a 0-d tensor; with `per_channel`, where each output
     channel (first dimension) has a clip of its own, (out,1,...). `values` is what was rounded: the
     weights themselves, or DoReFa's tanh transform of them; differentiable. Bits 2 to 8; raises ValueError.
+
+    >>> codes, step, _ = weight_codes(torch.tensor([-0.9, -0.2, 0.4, 0.7]), bits=2, method="minmax")
+    >>> codes, step
+    (tensor([-3., -1.,  1.,  3.]), tensor(0.3000))
     """
     check_bits(bits, 2)
     zero_aligned = zero_aligned or bits == 8
@@ -94,6 +101,9 @@ def quantize_weight(
     """The weights rounded to their levels, same shape, with straight-through gradient (dq/dw = 1 everywhere).
 
     Bits 2 to 8, or 32 to return the weights as they are. Stateless: computed from the weights in train and eval mode alike.
+
+    >>> quantize_weight(torch.tensor([-0.9, -0.2, 0.4, 0.7]), bits=2, method="minmax")
+    tensor([-0.9000, -0.3000,  0.3000,  0.9000])
     """
     if bits == FLOAT:
         return weight

@@ -17,7 +17,16 @@ class Clip(Strict):
 
 
 class Guidance(Strict):
-    """Saliency-guided training (Ismail et al. 2021, algorithm 1); see `sqlib.training.loop`."""
+    """How training is guided by saliency (Ismail et al. 2021, algorithm 1), see `sqlib.training.guided`.
+
+    fraction: of the pixels, those that matter least are masked. rank: they matter least by their map's `signed` value or by its
+    `abs` size. fill: what they are replaced by, see `mask_least_salient`. score: whose gradient the map is, the true class's
+    `logit` or its `log_prob`. kl_weight: what the divergence of the two predictions counts beside the cross-entropy.
+    detach_clean: no gradient flows to the prediction for the clean image.
+
+    >>> Guidance(fraction=0.3, fill="mean").kl_weight
+    1.0
+    """
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
     rank: Literal["signed", "abs"] = "abs"
