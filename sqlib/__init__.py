@@ -11,6 +11,7 @@
     loss, logits = sqlib.guided_loss(model, images, labels)   # saliency-guided training: a loss like any other
     loss.backward()
     maps = sqlib.saliency_map(model, images, labels, "integrated_gradients")  # one of sqlib.METHODS
+    sqlib.MEASURES["gini"].of(maps)                           # clarity: (16,), one number an image
 
 What stands here imports nothing of a study: no folder, no file of parameters. The study is in `sqlib.study` and above.
 """
@@ -28,6 +29,7 @@ _HOMES = {
     "METHODS": "maps.attribution",
     "guided_loss": "training.guided",
     "Guidance": "training.options",
+    "MEASURES": "measures",
     "pack": "deploy.packed",
     "IntegerModel": "deploy.integer",
 }
