@@ -21,7 +21,7 @@ from sqlib.checked import SqlibError
 from sqlib.files import to_json, write_atomically
 from sqlib.places import REPOSITORY
 from sqlib.report.figures.style import own_look
-from sqlib.report.html import flat_table, table_cells, table_html
+from sqlib.report.tables import flat_table, table_html, table_latex, table_markdown
 
 _folders: dict[str, Path | None] = {"figures": None, "tables": None}
 
@@ -190,11 +190,13 @@ def table(
     display(HTML(table_html(df, name, caption, formats, note)))
     folder = _folders["tables"] if folder is None else Path(folder)
     if folder is not None:
-        header, rows, _, numeric = table_cells(df, formats)
-        write_atomically(folder / f"{name}.csv", flat_table(df)[0].to_csv(index=False, lineterminator="\n").encode())
-        write_atomically(folder / f"{name}.md", _markdown_table(header, rows, numeric, caption, note).encode())
-        tex = _latex_table(header, rows, numeric, caption, note, name)
-        write_atomically(folder / f"{name}.tex", tex.encode())
+        written = {
+            "csv": flat_table(df)[0].to_csv(index=False, lineterminator="\n"),
+            "md": table_markdown(df, caption, formats, note),
+            "tex": table_latex(df, name, caption, formats, note),
+        }
+        for kind, content in written.items():
+            write_atomically(folder / f"{name}.{kind}", content.encode())
 
 
 def prose(markdown: str) -> None:
@@ -259,51 +261,3 @@ def png(fig, caption: str, alt: str, box=None) -> bytes:
     made = io.BytesIO()
     (few if unseen else image).save(made, "png", optimize=True, pnginfo=words)
     return made.getvalue()
-
-
-def _markdown_table(header, rows, numeric, caption, note) -> str:
-    def line(cells):
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    rule = "| " + " | ".join("---:" if n else ":---" for n in numeric) + " |"
-    return "\n".join([f"**{caption}**", "", line(header), rule, *map(line, rows), *(["", note] if note else [])]) + "\n"
-
-
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "×": r"$\times$",
-    "–": "--",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-}
-
-
-def _latex_table(header, rows, numeric, caption, note, name) -> str:
-    def text(value):
-        return "".join(_LATEX.get(character, character) for character in str(value))
-
-    def line(cells):
-        return "  " + " & ".join(map(text, cells)) + r" \\"
-
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            f"  \\caption{{{text(caption)}}}",
-            f"  \\label{{tab:{name}}}",
-            f"  \\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}",
-            r"  \toprule",
-            line(header),
-            r"  \midrule",
-            *map(line, rows),
-            r"  \bottomrule",
-            r"  \end{tabular}",
-            *([rf"  \par\smallskip\footnotesize {text(note)}"] if note else []),
-            r"\end{table}",
-            "",
-        ]
-    )

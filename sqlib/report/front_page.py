@@ -11,7 +11,8 @@ from sqlib.data.datasets import dataset_title
 from sqlib.files import write_atomically
 from sqlib.measures import MEASURES, Measure
 from sqlib.networks.architectures import NETWORK_LAYERS
-from sqlib.report.html import check_size, file_links, render_page, table_html, with_file_links, with_wide_figures_marked
+from sqlib.report.html import as_html, check_size, link_files, mark_wide_figures, parse, render_page
+from sqlib.report.tables import table_html
 from sqlib.report.words import logged_errors, training_title
 from sqlib.study.claims import change_in_words, read_claims, signed
 from sqlib.study.parameters import Run, Study
@@ -78,7 +79,10 @@ def write_index(study: Study, reports_folder: Path, pages: Sequence[tuple[str, s
         has_heading=True,
     )
     index = reports / "index.html"
-    write_atomically(index, with_file_links(with_wide_figures_marked(page), reports).encode())
+    tree = parse(page)
+    mark_wide_figures(tree)
+    link_files(tree, reports)
+    write_atomically(index, as_html(tree).encode())
     check_size(index)
     return index
 
@@ -271,7 +275,6 @@ def _verdicts(study: Study, reports: Path):
 
 def _picture(reports: Path, names: list[str]) -> dict[str, object] | None:
     """The first of these figures that there is, as `sqlib.report.cells.figure` left it: its words are inside the PNG."""
-    from markupsafe import Markup
     from PIL import Image
 
     for path in (reports / "figures" / f"{name}.png" for name in names):
@@ -286,7 +289,7 @@ def _picture(reports: Path, names: list[str]) -> dict[str, object] | None:
                 # 8 inches at 150 dots each, as every figure is saved, shown at the size that it has on its own page.
                 "width": round(size[0] * 96 / 150),
                 "height": round(size[1] * 96 / 150),
-                "files": Markup(file_links(reports, path.stem, "figures")),
+                "name": path.stem,
             }
     return None
 

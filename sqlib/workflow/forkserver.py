@@ -42,11 +42,10 @@ IN_NOTEBOOKS = (
 """What every notebook and its kernel import, or nearly so."""
 MODULES = (
     *IN_NOTEBOOKS, "captum.attr", "ipython_pygments_lexers", "jinja2.ext", "latex2mathml.converter", "nbconvert",
-    "papermill", "pygments.unistring", "scipy.stats", "seaborn", "skimage.metrics", "sqlib.study.claims",
-    "sqlib.workflow.commands", "sqlib.study.jobs.deployed", "sqlib.workflow.notebooks", "sqlib.report.front_page",
-    "sqlib.report.live", "sqlib.report.html", "sqlib.study.jobs.post_training",
-    "sqlib.study.jobs.quality", "sqlib.report.quality_table", "sqlib.report.runs_table",
-    "sqlib.study.jobs.roar",
+    "pandas.io.formats.style", "papermill", "pygments.unistring", "scipy.stats", "seaborn", "skimage.metrics",
+    "sqlib.study.claims", "sqlib.workflow.commands", "sqlib.study.jobs.deployed", "sqlib.workflow.notebooks",
+    "sqlib.report.front_page", "sqlib.report.live", "sqlib.report.html", "sqlib.study.jobs.post_training", "sqlib.study.jobs.quality",
+    "sqlib.report.quality_table", "sqlib.report.runs_table", "sqlib.study.jobs.roar",
 )  # fmt: skip
 """What the jobs of a study and their notebooks import."""
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from sqlib.checked import SqlibError
 from sqlib.report import cells
-from sqlib.report.html import table_html
+from sqlib.report.tables import table_html
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from sqlib.checked import SqlibError
 from sqlib.places import REPOSITORY
 from sqlib.report import html
 from sqlib.report.html import check_size, render
+from sqlib.report.tables import table_html
 from sqlib.workflow.notebooks import execute
 
 SHOW = """
@@ -88,15 +89,21 @@ def test_page_keeps_what_the_notebook_shows(made):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
+def changed(page, change, *arguments):
+    tree = html.parse(page)
+    change(tree, *arguments)
+    return html.as_html(tree)
+
+
 def test_a_page_of_many_parts_lists_them():
     parts = ["A <em>first</em>, &amp; last", "Again", "Again", "?"]
     page = "<h1>Title</h1>" + "".join(f"<h2>{part}</h2><p>text</p>" for part in parts)
-    listed = html.with_contents(page + '<h2 id="own">Own</h2><p id="again-2">taken</p>')
+    listed = changed(page + '<h2 id="own">Own</h2><p id="again-2">taken</p>', html.list_parts)
     assert listed.index("<h1>") < listed.index("<nav") < listed.index("<h2")
     assert re.findall(r'<h2 id="([^"]+)"', listed) == ["a-first-last", "again", "again-3", "part", "own"]
     assert re.findall(r'href="#([^"]+)"', listed) == ["a-first-last", "again", "again-3", "part", "own"]
     assert '<a href="#a-first-last">A first, &amp; last</a>' in listed
-    assert "<nav" not in html.with_contents("<h2>One</h2><h2>Two</h2><h2>Three</h2>")
+    assert "<nav" not in changed("<h2>One</h2><h2>Two</h2><h2>Three</h2>", html.list_parts)
 
 
 def test_page_leaves_out_what_readers_do_not_need(made):
@@ -126,18 +133,18 @@ def test_pages_are_offline_and_small(made):
 
 def test_figures_and_tables_link_the_files_that_lie_beside_the_page(tmp_path):
     page = '<figure id="a"><img><figcaption>A.</figcaption></figure><div class="table" id="b"><table></table></div>'
-    assert html.with_file_links(page, tmp_path) == page
+    assert changed(page, html.link_files, tmp_path) == page
     for name in ("figures/a.svg", "figures/a.pdf", "tables/b.csv", "tables/b.tex", "figures/b.svg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    linked = html.with_file_links(page, tmp_path)
+    linked = changed(page, html.link_files, tmp_path)
     assert re.findall('href="([^"]*)"', linked) == ["figures/a.svg", "figures/a.pdf", "tables/b.csv", "tables/b.tex"]
     assert '>A. <span class="files"><a href="figures/a.svg" aria-label="SVG of a">SVG</a> · ' in linked
     assert linked.endswith(' aria-label="LaTeX of b">LaTeX</a></span></p></div>')
 
 
 def test_a_pages_tables_have_their_links_whatever_makes_the_page_does_to_them(tmp_path):
-    table = v4.new_output("display_data", data={"text/html": html.table_html(pd.DataFrame({"x": [1]}), "b", "B")})
+    table = v4.new_output("display_data", data={"text/html": table_html(pd.DataFrame({"x": [1]}), "b", "B")})
     wide = '<figure id="f"><img alt="F" width="700" height="9" src=""><figcaption>F</figcaption></figure>'
     figure = v4.new_output("display_data", data={"text/html": wide})
     nbformat.write(v4.new_notebook(cells=[v4.new_code_cell("show", outputs=[table, figure])]), tmp_path / "page.ipynb")
@@ -145,7 +152,7 @@ def test_a_pages_tables_have_their_links_whatever_makes_the_page_does_to_them(tm
     (tmp_path / "tables/b.csv").write_text("x\n1\n")
     render(tmp_path / "page.ipynb", tmp_path / "page.html", "Page")
     page = (tmp_path / "page.html").read_text()
-    assert 'href="tables/b.csv"' in page and "<figure data-wide" in page
+    assert 'href="tables/b.csv"' in page and html.parse(page).figure.has_attr("data-wide")
 
 
 def test_every_published_table_that_has_files_links_to_them():
@@ -156,16 +163,16 @@ def test_every_published_table_that_has_files_links_to_them():
             for file in reference.glob(f"tables/{name}.*"):
                 assert f'href="tables/{file.name}"' in text, f"{page.name}: {file.name}"
                 linked += 1
-        assert ("<figure data-wide" in text) == ("<figure" in text), (
-            page.name
-        )  # all figures here are wider than a phone
+        wide = [figure.has_attr("data-wide") for figure in html.parse(text).find_all("figure")]
+        assert any(wide) == bool(wide), page.name  # all figures here are wider than a phone
     assert linked > 30
 
 
 def test_a_figure_wider_than_a_phone_is_marked():
     page = '<figure id="a"><img alt="x" width="778" height="9"></figure><figure tabindex="0"><img width="300"></figure><figure>'
-    marked = html.with_wide_figures_marked(page)
-    assert marked == page.replace('<figure id="a"', '<figure data-wide id="a"')
+    wide, narrow, empty = html.parse(changed(page, html.mark_wide_figures)).find_all("figure")
+    assert wide.has_attr("data-wide") and not narrow.has_attr("data-wide") and not empty.has_attr("data-wide")
+    assert wide["tabindex"] == narrow["tabindex"] == "0"
 
 
 def test_a_large_page_is_noticed(made):
