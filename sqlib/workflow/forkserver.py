@@ -44,8 +44,8 @@ MODULES = (
     *IN_NOTEBOOKS, "captum.attr", "ipython_pygments_lexers", "jinja2.ext", "latex2mathml.converter", "nbconvert",
     "pandas.io.formats.style", "papermill", "pygments.unistring", "scipy.stats", "seaborn", "skimage.metrics",
     "sqlib.study.claims", "sqlib.workflow.commands", "sqlib.study.jobs.deployed", "sqlib.workflow.notebooks",
-    "sqlib.report.front_page", "sqlib.report.live", "sqlib.report.html", "sqlib.study.jobs.post_training", "sqlib.study.jobs.quality",
-    "sqlib.report.quality_table", "sqlib.report.runs_table", "sqlib.study.jobs.roar",
+    "sqlib.report.front_page", "sqlib.report.live", "sqlib.report.html", "sqlib.study.jobs.post_training",
+    "sqlib.study.jobs.quality", "sqlib.report.quality_table", "sqlib.report.runs_table", "sqlib.study.jobs.roar",
 )  # fmt: skip
 """What the jobs of a study and their notebooks import."""
 
