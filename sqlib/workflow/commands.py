@@ -34,6 +34,7 @@ from sqlib.workflow.snakemake import (
     Progress,
     as_pattern,
     cancel_left_over,
+    command_for,
     disk_bytes,
     drive,
     environment,
@@ -367,16 +368,21 @@ def reproduce(
     """Make everything of a study that is missing or out of date."""
     time_limit("page")  # before anything is made, where it is none
     folder, settings = load_profile(profile)
-    executor = settings.get("executor", "local")
     study = load_study(name)
-    reports = folder_of(study)
+    reports, executor = folder_of(study), settings.get("executor", "local")
+    log, page = reports / "logs/reproduce.log", shown(reports / "index.html")
     # On a cluster it is the profile that says how many cores a job may have; here it is this process's own number.
-    limit = cores or (origin.usable_cores() if executor == "local" else None)
+    cores = cores or (origin.usable_cores() if executor == "local" else None)
     with in_order(), exclusive(reports) as lock, contextlib.ExitStack() as stack:
-        prefix = job_prefix(reports) if executor == "slurm" else ""
-        if prefix and (stale := cancel_left_over(prefix)):
-            were = "was" if stale == 1 else "were"
-            tell(f"{count(stale, 'SLURM job')} of an earlier start {were} still there: cancelled")
+        more = ["--cores", str(cores)] if cores else []
+        if executor == "local":
+            more += memory_limits(cores)
+        elif executor == "slurm":
+            prefix = job_prefix(reports)
+            more += ["--slurm-jobname-prefix", prefix]
+            if stale := cancel_left_over(prefix):
+                were = "was" if stale == 1 else "were"
+                tell(f"{count(stale, 'SLURM job')} of an earlier start {were} still there: cancelled")
         for line in prepare(study, reports):
             tell(line)
 
@@ -387,58 +393,46 @@ def reproduce(
 
         # Where there surely is something to do, imports are made while Snakemake finds out what.
         early = None if (reports / "index.html").exists() else surroundings()
-        snakemake = [
-            *(sys.executable, "-m", "sqlib.workflow.snakemake_events", "--snakefile", str(REPOSITORY / "Snakefile")),
-            *("--profile", str(stack.enter_context(as_pattern(folder))), "--directory", str(reports), "--nocolor"),
-            *(["--cores", str(limit)] if limit else []),
-            *(memory_limits(limit) if executor == "local" else []),
-            *(["--slurm-jobname-prefix", prefix] if prefix else []),
-            *("--config", f"study={name}", *(["sweeps=true"] if sweeps else [])),
-        ]
-        log = reports / "logs/reproduce.log"
+        more += ["--profile", str(stack.enter_context(as_pattern(folder)))]
+        snakemake = [*command_for(study), *more, *["--config", f"study={name}", *["sweeps=true"] * sweeps]]
         jobs = pending(snakemake, log, study)
-        page = shown(reports / "index.html")
         if not jobs:
             tell(f"{name}: everything is up to date: {page}")
             return
-        counted = Counter(job.kind.name for job in jobs.values())
-        at_once = settings.get("jobs")  # of a cluster; it may be 'unlimited'
-        slots = at_once if isinstance(at_once, int) else len(jobs)
-        lowered = ""
         if executor == "local":
-            slots, lowered = side_by_side(limit, study.threads)
+            slots, lowered = side_by_side(cores, study.threads)
+            where = f"on {count(cores, 'core')}{lowered}"
+        else:
+            slots, where = settings.get("jobs"), "if the cluster starts all at once"
+        slots = slots if isinstance(slots, int) else len(jobs)  # of a cluster it may be 'unlimited'
         progress = Progress(jobs, slots, reports)
-        measured = sum(len(job.about.runs) for job in jobs.values() if job.kind.name == "quality")
+        if executor == "slurm":
+            stack.callback(cancel_left_over, prefix, patience=0)
 
-        def say_plan() -> None:
+        def begin() -> None:
             progress.predict()
-            parts = f"{count(counted['trial'], 'trial')} of sweeps, " if counted["trial"] else ""
-            parts += f"the maps of {count(measured, 'run')} to measure, " if measured else ""
-            others = len(jobs) - counted["train"] - counted["trial"] - counted["quality"]
-            where = (
-                f"on {count(limit, 'core')}{lowered}" if executor == "local" else "if the cluster starts all at once"
-            )
-            tell(
-                f"{name}: {count(counted['train'], 'run')} to train, {parts}{count(others, 'page')} to make: "
-                f"{about(progress.left())} {where}; log: {shown(log)}"
-            )
+            say_plan(study, progress, where, log)
 
-        try:
-            code = drive(snakemake, log, lock, early or surroundings(), say_plan, progress)
-        finally:
-            if prefix:
-                cancel_left_over(prefix, patience=0)
+        code = drive(snakemake, log, lock, early or surroundings(), begin, progress)
         if progress.failed or code:
             write_index(study)
-            problems(progress, code, log)
-            print(f"what there is: {page}; type the same command to try again", file=sys.stderr)
-            if any(jobs[number].kind.name == "train" for number in progress.failed):
-                print(
-                    f"'make reports STUDY={name}' makes the tables and comparisons of the runs there are",
-                    file=sys.stderr,
-                )
+            problems(study, progress, code, log)
             raise typer.Exit(1)
         tell(f"{name}: done in {duration(time.monotonic() - progress.begun)}: {page}")
+
+
+def say_plan(study: Study, progress: Progress, where: str, log: Path) -> None:
+    """Say what is to be made of a study, and how long that takes."""
+    jobs = list(progress.jobs.values())
+    counted = Counter(job.kind.name for job in jobs)
+    measured = sum(len(job.about.runs) for job in jobs if job.kind.name == "quality")
+    parts = f"{count(counted['trial'], 'trial')} of sweeps, " if counted["trial"] else ""
+    parts += f"the maps of {count(measured, 'run')} to measure, " if measured else ""
+    others = len(jobs) - counted["train"] - counted["trial"] - counted["quality"]
+    tell(
+        f"{study.name}: {count(counted['train'], 'run')} to train, {parts}{count(others, 'page')} to make: "
+        f"{about(progress.left())} {where}; log: {shown(log)}"
+    )
 
 
 def replaces_only_its_own(path: Path, own: Callable[[Path], bool]) -> None:

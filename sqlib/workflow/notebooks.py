@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sqlib.checked import SqlibError, nearest
@@ -37,9 +37,14 @@ def execute(
     It runs in the notebook's own folder, on `threads` threads. Raises SqlibError (one line: the cell, its error, the
     file to look at) when a cell raises, the kernel dies, the time is up, or a file of `required` was not written.
     """
+    import nbformat
+
     notebook, output, required = Path(notebook), Path(output), [Path(path) for path in required]
     plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in parameters.items()}
-    parameters = json.loads(_json(plain))  # papermill would turn a tuple into a text
+    try:
+        parameters = json.loads(to_json(plain))  # papermill would turn a tuple into a text
+    except (TypeError, ValueError) as error:
+        raise SqlibError(f"parameters: cannot be written as JSON: {error}") from None
     known = parameters_of(notebook)
     for name in parameters:
         if name not in known:
@@ -50,37 +55,32 @@ def execute(
         scratch = Path(short_folder())
     except OSError as error:
         raise SqlibError(f"{notebook.name}: no kernel can be started: {error}") from None
-    with _terminable(), _removed(scratch):
-        _execute(notebook, output, parameters, timeout, required, before, threads, scratch)
+    with _terminable(), ExitStack() as stack:
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        executed, error = _run(notebook, parameters, timeout, threads, scratch)
+        missing = [str(path) for path in required if _stamp(path) in (None, before[path])]
+        where = kept = ""
+        if executed is not None:
+            where, kept = _tidy(executed, error, notebook, output), f"; see {output}"
+            write_atomically(output, (nbformat.writes(executed) + "\n").encode())
+    if error is not None:
+        message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", f"{error[0]}: {error[1]}").split())
+        raise SqlibError(f"{notebook.name}: {where}{message}{kept}")
+    if missing:
+        raise SqlibError(f"{notebook.name}: ended without writing {', '.join(missing)}{kept}")
 
 
-@contextmanager
-def _removed(folder: Path):
-    """A `with` block at whose end the folder is gone."""
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _forked(threads: int, folder: Path, environment: dict[str, str]) -> ForkedKernel | None:
-    """A fork of this process that will be the kernel; None where a fresh one is started."""
-    if why_not_forked(threads):
-        return None
-    try:
-        return ForkedKernel(str(folder), environment)
-    except OSError:  # too many processes, or too little memory: what a fresh one meets, too, it says
-        return None
-
-
-def _execute(notebook, output, parameters, timeout, required, before, threads, scratch) -> None:
-    """What `execute` does in a temporary folder."""
+def _run(notebook: Path, parameters: dict, timeout: float, threads: int, scratch: Path):
+    """(the executed notebook or None, (name, words) of what ended it or None), made in a temporary folder."""
     import nbformat
 
     partial = scratch / "executed.ipynb"
     folder, environment = notebook.resolve().parent, _kernel_environment(scratch, threads)
-    # Forked before anything here has a thread, and before what only this side needs is imported.
-    forked = _forked(threads, folder, environment)
+    forked = None
+    if not why_not_forked(threads):
+        # Forked before anything here has a thread, and before what only this side needs is imported.
+        with suppress(OSError):  # too many processes, or too little memory: what a fresh kernel meets, too, it says
+            forked = ForkedKernel(str(folder), environment)
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -101,7 +101,7 @@ def _execute(notebook, output, parameters, timeout, required, before, threads, s
     error = None
     try:
         watchdog.start()
-        # Its last words about a dead kernel are said better by the SqlibError below.
+        # Its last words about a dead kernel are said better by the SqlibError of `execute`.
         logging.getLogger("papermill").setLevel(logging.CRITICAL)
         papermill.execute_notebook(
             *(str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, partial)),  # it formats them
@@ -127,20 +127,9 @@ def _execute(notebook, output, parameters, timeout, required, before, threads, s
         stop_kernels()
         if forked is not None:  # it waits in vain, where papermill did not come to it
             forked.kill()
-        executed = nbformat.read(partial, as_version=4) if partial.exists() else None
     if timed_out.is_set():
         error = ("TimeLimit", f"stopped after {timeout:g} s, the time limit of this notebook")
-    missing = [str(path) for path in required if _stamp(path) in (None, before[path])]
-    where = ""
-    if executed is not None:
-        where = _tidy(executed, error, notebook, output)
-        write_atomically(output, (nbformat.writes(executed) + "\n").encode())
-    kept = f"; see {output}" if executed is not None else ""
-    if error is not None:
-        message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", f"{error[0]}: {error[1]}").split())
-        raise SqlibError(f"{notebook.name}: {where}{message}{kept}")
-    if missing:
-        raise SqlibError(f"{notebook.name}: ended without writing {', '.join(missing)}{kept}")
+    return nbformat.read(partial, as_version=4) if partial.exists() else None, error
 
 
 def parameters_of(notebook: Path) -> list[str]:
@@ -289,10 +278,3 @@ def _tidy(executed, error, notebook: Path, output: Path) -> str:
         )
     lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
     return f"cell {number + 1} ('{(lines or [''])[0].strip()[:60]}'): "
-
-
-def _json(parameters: dict) -> bytes:
-    try:
-        return to_json(parameters)
-    except (TypeError, ValueError) as error:
-        raise SqlibError(f"parameters: cannot be written as JSON: {error}") from None

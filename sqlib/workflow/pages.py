@@ -438,17 +438,14 @@ def folder_of(study: Study) -> Path:
     return places.reports_root() / study.name
 
 
-def jobs_of(study: Study, kind: str | None = None) -> list[Job]:
-    """Every job of a study, or every one of a kind, in the order of `KINDS`."""
-    wanted = KINDS if kind is None else [KIND[kind]]
-    return [Job(row, study, about) for row in wanted for about in row.each(study) if row.only(study, about)]
+def jobs_of(study: Study, kinds: Iterable[Kind] = KINDS) -> list[Job]:
+    """Every job of a study, or every one of some kinds, in the order of the list."""
+    return [Job(kind, study, about) for kind in kinds for about in kind.each(study) if kind.only(study, about)]
 
 
 def pages_of(study: Study) -> list[Job]:
     """Every page of a study but its index, in reading order."""
-    return [
-        Job(row, study, about) for row in KINDS if row.notebook for about in row.each(study) if row.only(study, about)
-    ]
+    return jobs_of(study, [kind for kind in KINDS if kind.notebook])
 
 
 def job_of(study: Study, kind: str, **told: str) -> Job:

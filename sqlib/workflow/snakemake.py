@@ -32,7 +32,7 @@ from sqlib.study.parameters import Run, Study
 from sqlib.study.sweeps import settle, trials_of
 from sqlib.study.yaml import read_yaml
 from sqlib.workflow.forkserver import die_with_parent
-from sqlib.workflow.pages import Job, Kind, jobs_of, write_stamps
+from sqlib.workflow.pages import RUN_FILES, Job, Kind, folder_of, jobs_of, write_stamps
 
 # ---- how long it takes -------------------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ def prepare(study: Study, reports: Path) -> list[str]:
         else:
             keep_finished(folder, reports)
         if not fault and (folder / "result.json").stat().st_mtime < (folder / "parameters.json").stat().st_mtime:
-            for name in ("model.safetensors", "per_image.safetensors", "result.json", results.PACKED, "train.html"):
+            for name in (*RUN_FILES, results.PACKED, "train.html"):
                 if (folder / name).exists():
                     touch(folder / name)
         if not fault and not (results.is_packed(folder) and newer(folder / "train.html", folder / "notebook.ipynb")):
@@ -274,7 +274,7 @@ def keep_finished(folder: Path, reports: Path) -> None:
     So it is not trained again. The notebook is written last; without it there would be no page.
     """
     if newer(folder / "notebook.ipynb", folder / "result.json"):
-        for name in ("model.safetensors", "per_image.safetensors", "result.json"):
+        for name in RUN_FILES:
             path = (folder / name).relative_to(reports).as_posix()
             mark = base64.urlsafe_b64encode(path.encode()).decode()
             (reports / ".snakemake/incomplete" / mark).unlink(missing_ok=True)
@@ -308,6 +308,12 @@ def maps_fault(folder: Path) -> str | None:
     if not isinstance(stated, dict) or hashlib.sha256(values.read_bytes()).hexdigest() != stated.get(values.name):
         return "quality.safetensors is damaged (its SHA-256 is not the one in quality.json)"
     return None
+
+
+def command_for(study: Study) -> list[str]:
+    """Snakemake for a study, by whose events it is known what it does; where it runs comes behind it."""
+    module, snakefile = "sqlib.workflow.snakemake_events", str(REPOSITORY / "Snakefile")
+    return [sys.executable, "-m", module, "--snakefile", snakefile, "--directory", str(folder_of(study))]
 
 
 def read_event(line: str) -> tuple[str, str, int | None, str | None]:
@@ -530,17 +536,21 @@ def end(process: subprocess.Popen) -> None:
             continue
 
 
-def problems(progress: Progress, code: int, log: Path) -> None:
-    """Print what failed, and what was therefore not made."""
+def problems(study: Study, progress: Progress, code: int, log: Path) -> None:
+    """Print what failed, what was therefore not made, and what can be done."""
     jobs = [progress.jobs[number] for number in progress.failed]
-    failed = [f"{job.kind.name} {job.target}".strip() for job in jobs]
-    if failed:
-        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-        print(f"failed: {count(len(failed), 'job')}: {', '.join(failed[:5])}{more}", file=sys.stderr)
     waiting = len(progress.jobs) - len(progress.finished) - len(progress.failed)
+    said = []
+    if jobs:
+        more = f" and {len(jobs) - 5} more" if len(jobs) > 5 else ""
+        named = ", ".join(f"{job.kind.name} {job.target}".strip() for job in jobs[:5])
+        said.append(f"failed: {count(len(jobs), 'job')}: {named}{more}")
     if waiting:
-        print(f"not made, because they need what failed: {count(waiting, 'job')}", file=sys.stderr)
-    if not progress.failed:
-        text = log.read_text(errors="replace")
-        how = f"was killed by signal {-code}" if code < 0 else f"stopped: {last_words(text)}"
-        print(f"error: Snakemake {how}; see {shown(log)}", file=sys.stderr)
+        said.append(f"not made, because they need what failed: {count(waiting, 'job')}")
+    if not jobs:
+        how = f"was killed by signal {-code}" if code < 0 else f"stopped: {last_words(log.read_text(errors='replace'))}"
+        said.append(f"error: Snakemake {how}; see {shown(log)}")
+    said.append(f"what there is: {shown(progress.reports / 'index.html')}; type the same command to try again")
+    if any(job.kind.name == "train" for job in jobs):
+        said.append(f"'make reports STUDY={study.name}' makes the tables and comparisons of the runs there are")
+    print("\n".join(said), file=sys.stderr)

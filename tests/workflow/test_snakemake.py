@@ -21,7 +21,7 @@ from sqlib.report import words
 from sqlib.study.parameters import load_study
 from sqlib.study.sweeps import trials_of
 from sqlib.workflow import snakemake
-from sqlib.workflow.pages import job_of, jobs_of
+from sqlib.workflow.pages import KIND, job_of, jobs_of
 
 SNAKEFILE = """\
 rule all:
@@ -84,7 +84,7 @@ def test_progress_says_one_line_a_job(tmp_path):
 
 
 def test_the_estimate_follows_the_measured_times(tmp_path):
-    jobs = dict(enumerate(jobs_of(load_study("paper"), "train")[:5]))
+    jobs = dict(enumerate(jobs_of(load_study("paper"), [KIND["train"]])[:5]))
     progress = snakemake.Progress(jobs, slots=2, reports=tmp_path, predicted=dict.fromkeys(jobs, 10.0))
     assert progress.left() == pytest.approx(25)
     progress.started[0] = time.monotonic() - 20
@@ -220,7 +220,7 @@ def test_a_job_that_succeeds_at_last_has_not_failed(tmp_path):
 
 
 def test_a_run_that_is_whole_has_not_failed_with_its_group(tmp_path, monkeypatch):
-    jobs = dict(enumerate(jobs_of(load_study("paper"), "train")[:3], start=1))
+    jobs = dict(enumerate(jobs_of(load_study("paper"), [KIND["train"]])[:3], start=1))
     progress = snakemake.Progress(jobs, slots=1, reports=tmp_path, predicted=dict.fromkeys(jobs, 10.0))
     texts = ("", "error: training diverged\n", "error: the page could not be written\n")
     for job, text in zip(jobs.values(), texts, strict=True):
