@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from sqlib.data.loading import load
 from sqlib.files import write_atomically
 from sqlib.places import REPOSITORY
-from sqlib.study.jobs.train import measure
+from sqlib.study.jobs.train import measure_trained
 from sqlib.study.origin import provenance
 from sqlib.study.parameters import Run, load_study
 from sqlib.study.results import read_result
@@ -61,7 +61,7 @@ def train(variant: str, seed: int, output: Path) -> None:
     run = run.model_copy(update={"threads": threads, "parameters": run.parameters.model_copy(update=changes)})
     data = load(run.dataset)
     model, history = fit(run, data)
-    found = measure(run, model, history, data)
+    found = measure_trained(run, model, history, data)
     weights = {f"weight.{name}": tensor for name, tensor in model.state_dict().items()}
     metrics = json.dumps({name: found.metrics[name] for name in METRICS})
     save_file({**weights, "prediction": found.per_image["prediction"]}, output, metadata={"metrics": metrics})

@@ -79,7 +79,9 @@ def whole(tmp_path_factory):
     values = {"correct": torch.ones(5), "gini": torch.rand(5)}
     metrics = {"val_accuracy": 0.5, "test_accuracy": 0.4, "gini": 0.5, "random_auc": 0.5, "deletion_auc": 0.4}
     history = [{"epoch": epoch + 1} for epoch in range(RUN.epochs)]
-    results.save_run(folder, RUN, model, history, metrics, {"fractions": [0.0]}, values, time.time() - 2)
+    results.save_run(
+        folder, RUN, model, history, results.Measurements(metrics, {"fractions": [0.0]}, values), time.time() - 2
+    )
     mean = {"mean": 0.5, "n": 5}
     sanity = {"spearman": mean, "spearman_foreground": mean, "flagged": False, "flagged_foreground": True}
     method = {"clarity": {"gini": mean}, "faithfulness": {"mean": {"deletion": {"gap": mean}}}, "sanity": sanity}

@@ -89,7 +89,7 @@ def test_a_run_trains_in_its_precision_and_is_measured_in_float32(precision, mak
 
     monkeypatch.setattr(QuantConv2d, "forward", watch)
     model, history = loop.fit(run, blobs)
-    train.measure(run, model, [{**history[-1], "val_accuracy": 1.0}], blobs)
+    train.measure_trained(run, model, [{**history[-1], "val_accuracy": 1.0}], blobs)
     assert seen == {True: {getattr(torch, precision)}, False: {torch.float32}}
 
 

@@ -1,6 +1,6 @@
 """A user's own images explained by a trained run, and by its sibling runs of other setups: a panel and a JSON each.
 
-`explain` reads, checks and computes everything and writes nothing; `save` writes what it made. So a mistake in what was
+`explain_files` reads, checks and computes everything and writes nothing; `save` writes what it made. So a mistake in what was
 asked leaves no result of the first image behind.
 """
 
@@ -102,7 +102,7 @@ def class_number(text: str, classes: Sequence[str]) -> int:
 # ---- explaining ----------------------------------------------------------------------------------------------------
 
 
-def explain(
+def explain_files(
     folder: Path,
     images: Sequence[Path],
     method: str = "gradient",
@@ -145,7 +145,7 @@ def explain(
         record = {"format": FORMAT, "image": about, **shared, "models": entries, **origin}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in the name of the image
-            panel = png(draw(pixels, maps, run, record), f"{about['file']} explained", in_words(record))
+            panel = png(draw(pixels, maps, run, record), f"{about['file']} explained", panel_in_words(record))
         explained.append((record, panel))
     return explained
 
@@ -221,7 +221,7 @@ def save(explained: Sequence[tuple[dict, bytes]], output: Path) -> Iterator[str]
         # The JSON first: should this be the last thing we do, the same command knows the file for its own.
         write_atomically(paths[1], to_json({**record, "panel": paths[0].name}))
         write_atomically(paths[0], panel)
-        yield f"{record['image']['file']}: {summary(record)}; wrote {' and '.join(printable(str(p)) for p in paths)}"
+        yield f"{record['image']['file']}: {predictions_in_words(record)}; wrote {' and '.join(printable(str(p)) for p in paths)}"
 
 
 def free_name(output: Path, record: dict, taken: set[str]) -> str:
@@ -258,7 +258,7 @@ def _question_in(path: Path) -> list | None:
 # ---- words ---------------------------------------------------------------------------------------------------------
 
 
-def summary(record: dict) -> str:
+def predictions_in_words(record: dict) -> str:
     """Each network's prediction and confidence: 'class 9, Ankle boot (99.8%)', with setups where there are several."""
     words = []
     for entry in record["models"]:
@@ -267,7 +267,7 @@ def summary(record: dict) -> str:
     return "; ".join(words)
 
 
-def in_words(record: dict) -> str:
+def panel_in_words(record: dict) -> str:
     """The panel for those who cannot see it."""
     sentences = []
     for entry in record["models"]:
@@ -294,7 +294,7 @@ def draw(pixels: np.ndarray, maps: Tensor, run: Run, record: dict) -> Figure:
         maps: (M,28,28), signed; each is drawn as shares of its sum of absolute values, all on one scale up to the
             99.8th percentile.
         run: the run that was asked for.
-        record: as `explain` makes it, with M models.
+        record: as `explain_files` makes it, with M models.
     """
     models, classes = record["models"], record["classes"]
     maps = maps.numpy().astype(float)

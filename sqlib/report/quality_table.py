@@ -130,7 +130,7 @@ class QualityValues:
 
         study, folder = self.study.model_copy(update={"quality": Quality(images=images)}), run.folder(self.reports)
         model, data = load_model(folder), load(run.dataset)
-        methods, random_curves, tensors = quality.measure_model(model, data, run.seed, images, ("gradient",))
+        methods, random_curves, tensors = quality.measure_maps_of(model, data, run.seed, images, ("gradient",))
         agreement, alike = quality.agreement_with(study, run, folder, model, data)
         self._tensors[run.id] = {name: values.float().numpy() for name, values in (tensors | alike).items()}
         self._summaries[run.id] = {

@@ -7,6 +7,7 @@ all, and `result.json` is written last, so a folder with a valid `result.json` i
 import contextlib
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,21 +37,30 @@ FIRST_COLUMNS = (
 
 
 # ---- a finished run ------------------------------------------------------------------------------------------------
+@dataclass
+class Measurements:
+    """What was measured of a trained network on the test images.
+
+    metrics: numbers by name (accuracies and rates as fractions). curves: lists of equal length. per_image: (N,) tensors.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    per_image: dict[str, "torch.Tensor"] = field(default_factory=dict)
+
+
 def save_run(
     folder: Path,
     run: Run,
     model: "torch.nn.Module",
     history: list[dict],
-    metrics: dict[str, float],
-    curves: dict[str, list[float]],
-    per_image: dict[str, "torch.Tensor"],
+    measured: Measurements,
     started: datetime | float,
 ) -> None:
     """Write `model.safetensors`, `per_image.safetensors`, `result.json` and `packed.safetensors`, each atomically.
 
-    metrics: numbers by name (accuracies and rates as fractions). curves: lists of equal length. per_image: (N,) tensors
-    over the test images. started: when the run began, an aware datetime or `time.time()`. SqlibError if not writable, and,
-    before anything is written, for a training that was interrupted (fewer epochs in its history than the run has).
+    history: an entry an epoch. started: when the run began, an aware datetime or `time.time()`. SqlibError if not writable,
+    and, before anything is written, for a training that was interrupted (fewer epochs in its history than the run has).
     """
     if len(history) < run.epochs:
         raise SqlibError(
@@ -66,7 +76,7 @@ def save_run(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = save(state)
     write_atomically(folder / "model.safetensors", weights)
-    images = save({name: tensor.detach().cpu().contiguous() for name, tensor in per_image.items()})
+    images = save({name: tensor.detach().cpu().contiguous() for name, tensor in measured.per_image.items()})
     write_atomically(folder / "per_image.safetensors", images)
     stamp = folder / "parameters.json"
     sources = read_json(stamp).get("sources") if stamp.exists() else sources_of(TRAIN)
@@ -80,8 +90,8 @@ def save_run(
             "model.safetensors": hashlib.sha256(weights).hexdigest(),
             "per_image.safetensors": hashlib.sha256(images).hexdigest(),
         },
-        "metrics": metrics,
-        "curves": curves,
+        "metrics": measured.metrics,
+        "curves": measured.curves,
         "history": history,
         "provenance": {
             **provenance(started),

@@ -21,7 +21,13 @@ from sqlib.measures import family
 from sqlib.places import REPOSITORY
 from sqlib.study.parameters import Run
 
-TRAIN = ("2_train.ipynb", "training.loop.fit", "study.jobs.train.measure", "data.loading.load", "measures:clarity")
+TRAIN = (
+    "2_train.ipynb",
+    "training.loop.fit",
+    "study.jobs.train.measure_trained",
+    "data.loading.load",
+    "measures:clarity",
+)
 """What a run's numbers start from. Its functions are named: what its notebook draws is drawn again without training."""
 TRIAL = ("training.loop.fit", "data.loading.load")
 """What those of a sweep's trial start from. (Every other job has its own in `sqlib.workflow.pages`.)"""

@@ -542,7 +542,7 @@ def explain(
     from sqlib.explorer import explain as own
 
     refused = Refused()
-    explained = own.explain(folder, images, method, surrogate, compared or (), target, invert, refused)
+    explained = own.explain_files(folder, images, method, surrogate, compared or (), target, invert, refused)
     for record, _ in explained:
         for line in record["image"]["notes"]:
             print(line, file=sys.stderr)

@@ -298,19 +298,19 @@ KINDS = (
     ),
     # The longest job that is no training, and a page waits for it: it starts as soon as it can.
     Kind(
-        "roar", datasets, place="results/roar_{}", needs=first_models, roots=("study.jobs.roar.measure",), seconds=400,
+        "roar", datasets, place="results/roar_{}", needs=first_models, roots=("study.jobs.roar.remove_and_retrain",), seconds=400,
         said="retrained without salient pixels: {}", shared=True,
         only=lambda study, about: about.target in (study.quality.retrain if study.quality else []),
         priority=lambda study, about: 1_000,
     ),
     Kind(
         "post_training", datasets, place="results/post_training_{}", needs=models, seconds=26, shared=True,
-        roots=("study.jobs.post_training.measure",), said="quantised without training {}",
+        roots=("study.jobs.post_training.round_float_runs",), said="quantised without training {}",
         states=lambda study, about: {"setups": [setup.model_dump(mode="json") for setup in study.setups]},
     ),
     Kind(
         "deployed", datasets, place="results/deployed_{}", needs=first_models, seconds=20, shared=True,
-        roots=("study.jobs.deployed.measure",), said="compared what is deployed: {}",
+        roots=("study.jobs.deployed.check_deployment",), said="compared what is deployed: {}",
     ),
     Kind("trial", trials, place="sweeps/{}", said="tried {}", roots=TRIAL, priority=after_pages_of_runs),
     Kind(

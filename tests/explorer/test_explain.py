@@ -58,7 +58,7 @@ def explained(tmp_path_factory):
     """One picture explained by fp32 and w2a2: (pixels, maps (2,28,28), record)."""
     path = tmp_path_factory.mktemp("explained") / "boot.png"
     pixels = picture(path)
-    ((record, _),) = explain.explain(FP32, [path], compared=["w2a2"])
+    ((record, _),) = explain.explain_files(FP32, [path], compared=["w2a2"])
     maps, _ = explain.explain_image([explain.read_trained(FP32), explain.read_trained(W2A2)], pixels, "gradient",
                                     "straight_through")  # fmt: skip
     return pixels, maps, record
@@ -126,7 +126,7 @@ def test_the_numbers_are_those_computed_directly(method, surrogate, target, tmp_
 def test_the_record_says_where_everything_comes_from(tmp_path):
     path = tmp_path / "shoe.png"
     picture(path)
-    ((record, _),) = explain.explain(W2A2, [path], compared=["fp32"], invert=True)
+    ((record, _),) = explain.explain_files(W2A2, [path], compared=["fp32"], invert=True)
     sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (W2A2 / "packed.safetensors", path)]
     assert record["models"][0]["file"] == {
         "path": "reports/reference/runs/fashion_mnist/lenet/w2a2/standard/seed0/packed.safetensors",
@@ -143,8 +143,8 @@ def test_what_is_said_about_an_image_does_not_depend_on_the_others(tmp_path):
     paths = [tmp_path / f"{seed}.png" for seed in range(2)]
     for seed, path in enumerate(paths):
         picture(path, seed)
-    both = explain.explain(W2A2, paths, method="smoothgrad")
-    assert both[1] == explain.explain(W2A2, paths[1:], method="smoothgrad")[0]
+    both = explain.explain_files(W2A2, paths, method="smoothgrad")
+    assert both[1] == explain.explain_files(W2A2, paths[1:], method="smoothgrad")[0]
 
 
 def test_a_dead_map_is_named_and_has_no_measures():
@@ -157,7 +157,7 @@ def test_a_dead_map_is_named_and_has_no_measures():
     assert np.isnan([entry["map"]["gini"], entry["map"]["foreground_lift"], again["agreement"]["spearman"]]).all()
     record = {"models": [entry, again], "classes": CLASSES, "method": "gradient", "surrogate": "straight_through"}
     record |= {"image": {"file": "bag.png"}, "target": None}
-    assert "is dead" in explain.in_words(record)
+    assert "is dead" in explain.panel_in_words(record)
     assert "dead map" in [text.get_text() for text in texts(explain.draw(pixels, maps, trained.run, record))]
 
 
@@ -264,7 +264,7 @@ def test_images_behind_a_bad_one_are_explained_and_the_exit_code_tells(tmp_path,
 def test_the_record_says_whether_an_image_was_inverted(tmp_path):
     pixels = picture(tmp_path / "bright.png")
     Image.fromarray(255 - pixels).save(tmp_path / "dark.png")
-    both = explain.explain(W2A2, [tmp_path / "bright.png", tmp_path / "dark.png"])
+    both = explain.explain_files(W2A2, [tmp_path / "bright.png", tmp_path / "dark.png"])
     assert [record["image"]["inverted"] for record, _ in both] == [False, True]
     assert both[0][0]["models"] == both[1][0]["models"]
 
@@ -316,7 +316,7 @@ def test_no_words_of_the_panel_overlap_or_leave_it(count, explained):
 
 def test_the_panel_is_a_picture_with_its_words_inside(explained, tmp_path):
     pixels, maps, record = explained
-    panel = explain.png(explain.draw(pixels, maps, run_of(FP32), record), "title", explain.in_words(record))
+    panel = explain.png(explain.draw(pixels, maps, run_of(FP32), record), "title", explain.panel_in_words(record))
     (tmp_path / "panel.png").write_bytes(panel)
     with Image.open(tmp_path / "panel.png") as image:
         assert image.format == "PNG" and image.width > 800

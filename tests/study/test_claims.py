@@ -15,7 +15,7 @@ from sqlib.networks.network import build_model
 from sqlib.report.figures import forest
 from sqlib.study import claims
 from sqlib.study.parameters import load_study
-from sqlib.study.results import save_run
+from sqlib.study.results import Measurements, save_run
 
 IMAGES = 300
 
@@ -45,7 +45,8 @@ def plant(study, tmp_path):
             gap = 0.4 - lost + noise * generator.standard_normal()
             metrics = {"deletion_auc": 0.5 - gap, "random_auc": 0.5, "test_accuracy": float(1 - wrong.mean())}
             model = build_model(run.network, run.setup)
-            save_run(run.folder(tmp_path), run, model, [{}] * run.epochs, metrics, {}, {**per_image, "dead": gone}, 0.0)
+            measured = Measurements(metrics, {}, {**per_image, "dead": gone})
+            save_run(run.folder(tmp_path), run, model, [{}] * run.epochs, measured, 0.0)
         return tmp_path
 
     return make

@@ -39,7 +39,7 @@ def saved(study, tmp_path):
     per_image = {"prediction": torch.arange(5), "gini": torch.tensor([0.1, 0.2, 0.3, 0.4, float("nan")])}
     curves = {"fractions": [0.0, 0.1], "deletion": [1.0, 0.5], "random": [1.0, 0.9]}
     history = [{"epoch": epoch + 1} for epoch in range(run.epochs)]
-    results.save_run(folder, run, model, history, METRICS, curves, per_image, time.time() - 2)
+    results.save_run(folder, run, model, history, results.Measurements(METRICS, curves, per_image), time.time() - 2)
     return run, folder, model.eval()
 
 
@@ -259,7 +259,7 @@ def test_collect_of_nothing_has_the_columns(study, tmp_path):
 def test_an_interrupted_training_is_not_saved(study, tmp_path):
     run = study.runs()[0].model_copy(update={"epochs": 3})
     with pytest.raises(SqlibError, match=r"interrupted after epoch 1 of 3: nothing is saved"):
-        results.save_run(tmp_path / "run", run, None, [{"epoch": 1}], {}, {}, {}, time.time())
+        results.save_run(tmp_path / "run", run, None, [{"epoch": 1}], results.Measurements(), time.time())
     assert not (tmp_path / "run").exists()
 
 

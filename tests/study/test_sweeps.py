@@ -229,7 +229,7 @@ def test_a_run_that_the_study_has_made_is_not_trained_again(tmp_path, monkeypatc
         folder, model = run.folder(tmp_path), torch.nn.Linear(1, 1)
         write_atomically(folder / "parameters.json", files.to_json(sources.run_stamp(run)))
         monkeypatch.setattr("sqlib.deploy.packed.pack", lambda *_: b"")
-        results.save_run(folder, run, model, history, {}, {}, {"dead": torch.zeros(1)}, started=0.0)
+        results.save_run(folder, run, model, history, results.Measurements(), started=0.0)
     monkeypatch.setattr("sqlib.training.loop.fit", lambda run, data: pytest.fail(f"{run.id} was trained again"))
     assert sweeps.run_trial(found["default"], tmp_path)
     assert json.loads(found["default"].path(tmp_path).read_text())["seeds"][1]["history"] == history

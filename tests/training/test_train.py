@@ -354,7 +354,7 @@ def test_a_network_that_guesses_is_not_measured(make_run, blobs, monkeypatch):
         with pytest.raises(
             SqlibError, match=rf"failed: after epoch 3 it is right about {found:.1%} of 20 .* up to 36.8%"
         ):
-            train.measure(run, loop.seeded_model(run), [{"epoch": 3, "val_accuracy": found}], blobs)
+            train.measure_trained(run, loop.seeded_model(run), [{"epoch": 3, "val_accuracy": found}], blobs)
     train.check_learned(run, [{"epoch": 1, "val_accuracy": 0.4}])
 
 
@@ -384,7 +384,7 @@ def test_measure(make_run, blobs):
     run = make_run(4, epochs=2, batch_size=20)
     model, history = loop.fit(run, blobs)
     before = copy.deepcopy(model.state_dict())
-    result = train.measure(run, model, history, blobs)
+    result = train.measure_trained(run, model, history, blobs)
     assert set(METRICS) <= set(result.metrics)
     assert all(isinstance(value, (int, float)) for value in result.metrics.values())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -418,7 +418,7 @@ def test_measure(make_run, blobs):
 def test_measuring_twice_gives_the_same(make_run, blobs):
     run = make_run(4, epochs=2, batch_size=20)
     model, history = loop.fit(run, blobs)
-    first, second = (train.measure(run, model, history, blobs) for _ in range(2))
+    first, second = (train.measure_trained(run, model, history, blobs) for _ in range(2))
     assert repr((first.metrics, first.curves)) == repr((second.metrics, second.curves))
 
 

@@ -71,7 +71,7 @@ def fill_curves(curves: Mapping[tuple[str, str], Mapping[str, tuple]], fractions
 def roar_curves(result: Mapping) -> Figure:
     """Accuracy of retrained networks against the removed pixels: a panel a setup, a line an explained run.
 
-    result: `sqlib.study.jobs.roar.measure`'s, or its file. Open marks: standard training of the explained run, filled:
+    result: `sqlib.study.jobs.roar.remove_and_retrain`'s, or its file. Open marks: standard training of the explained run, filled:
     saliency-guided; dashed grey: a random order. Lines are means over the retrained seeds, bands go from the lowest to
     the highest.
     """

@@ -21,7 +21,7 @@ from sqlib.study.parameters import Run, Study
 from sqlib.training.examples import to_float
 
 
-def compare(trained: np.ndarray, deployed: np.ndarray) -> dict[str, Any]:
+def compare_logits(trained: np.ndarray, deployed: np.ndarray) -> dict[str, Any]:
     """Two arrays of logits (N,classes): on how many images the predictions agree, and how far apart the logits are.
 
     `largest_relative`: the largest difference of two logits over the largest absolute logit of that image.
@@ -51,9 +51,12 @@ def onnx_logits(path: Path, images: np.ndarray, batch: int = 500) -> np.ndarray:
     return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
 
 
-def measure_run(run: Run, folder: Path, test_images: Tensor) -> dict[str, Any]:
-    """A finished quantised run against its packed and ONNX forms on its test images (the first of these): `packed` and
-    `onnx`, as `compare`, each with `bytes`, the size of its file. SqlibError when the run is not there or has a float layer."""
+def compare_forms(run: Run, folder: Path, test_images: Tensor) -> dict[str, Any]:
+    """A finished quantised run against its packed and ONNX forms on its test images (the first of these).
+
+    `packed` and `onnx`: what `compare_logits` finds, each with `bytes`, the size of its file. SqlibError when the run is not
+    there or has a float layer.
+    """
     torch.set_num_threads(run.threads)
     model, pixels = results.load_model(folder), test_images[: run.evaluation.images]
     images = to_float(pixels)
@@ -65,14 +68,14 @@ def measure_run(run: Run, folder: Path, test_images: Tensor) -> dict[str, Any]:
         return {
             "packed": {
                 "bytes": packed.stat().st_size,
-                **compare(trained, IntegerModel.load(packed).logits(pixels.numpy())),
+                **compare_logits(trained, IntegerModel.load(packed).logits(pixels.numpy())),
             },
-            "onnx": {"bytes": size, **compare(trained, onnx_logits(onnx, images.numpy()))},
+            "onnx": {"bytes": size, **compare_logits(trained, onnx_logits(onnx, images.numpy()))},
         }
 
 
-def measure(study: Study, dataset: str, reports: Path) -> dict[str, dict[str, Any]]:
-    """`measure_run` of every run of the first seed that runs in integers, by its id; writes `results/deployed_<data set>.json`.
+def check_deployment(study: Study, dataset: str, reports: Path) -> dict[str, dict[str, Any]]:
+    """`compare_forms` of every run of the first seed that runs in integers, by its id; writes `results/deployed_<data set>.json`.
 
     SqlibError when a run is not there, and, after everything was written, when a packed model gives another prediction
     than the trained one: that must not happen.
@@ -80,7 +83,7 @@ def measure(study: Study, dataset: str, reports: Path) -> dict[str, dict[str, An
     chosen = [run for run in study.runs() if run.dataset == dataset and run.seed == study.seeds[0]]
     chosen = [run for run in chosen if run.setup.all_quantised(NETWORK_LAYERS[run.network])]
     images = load(dataset).test_images
-    found = {run.id: measure_run(run, run.folder(reports), images) for run in chosen}
+    found = {run.id: compare_forms(run, run.folder(reports), images) for run in chosen}
     write_atomically(reports / "results" / f"deployed_{dataset}.json", files.to_json(found))
     wrong = [name for name, forms in found.items() if forms["packed"]["same_predictions"] < forms["packed"]["images"]]
     if wrong:

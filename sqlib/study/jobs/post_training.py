@@ -76,7 +76,7 @@ def _entering(model: Network, layer: str, images: Tensor) -> Tensor:
     return seen[0]
 
 
-def measure_run(study: Study, run: Run, folder: Path) -> dict[str, Any]:
+def measure_rounded(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     """A finished float run, rounded at every setup of the study and measured: a mapping by setup.
 
     Accuracy on validation (`val_accuracy`) and test images (`accuracy`; fractions), dead-map rate, Gini and entropy of the
@@ -109,9 +109,9 @@ def measure_run(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     return measured
 
 
-def measure(study: Study, dataset: str, reports: Path) -> dict[str, dict[str, Any]]:
-    """`measure_run` of every float run on a data set, by its id; writes `results/post_training_<data set>.json`."""
+def round_float_runs(study: Study, dataset: str, reports: Path) -> dict[str, dict[str, Any]]:
+    """`measure_rounded` of every float run on a data set, by its id; writes `results/post_training_<data set>.json`."""
     chosen = [run for run in study.runs() if run.dataset == dataset and run.setup.is_float]
-    found = {run.id: measure_run(study, run, run.folder(reports)) for run in chosen}
+    found = {run.id: measure_rounded(study, run, run.folder(reports)) for run in chosen}
     write_atomically(reports / "results" / f"post_training_{dataset}.json", files.to_json(found))
     return found

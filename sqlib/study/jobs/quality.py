@@ -55,7 +55,7 @@ def measure_quality(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     keep_memory()
     model, data = results.load_model(folder), load(run.dataset)
     methods = METHODS if run.setup.name in wanted.every_method else ("gradient",)
-    measured, random_curves, per_image = measure_model(model, data, run.seed, wanted.images, methods)
+    measured, random_curves, per_image = measure_maps_of(model, data, run.seed, wanted.images, methods)
     agreement, alike = agreement_with(study, run, folder, model, data)
     tensors = save({name: values.float().contiguous() for name, values in (per_image | alike).items()})
     result = {
@@ -79,7 +79,7 @@ def measure_quality(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     return result
 
 
-def summary(values: Tensor) -> Means:
+def mean_and_count(values: Tensor) -> Means:
     """`mean` and `n` of the values that are numbers; the mean of none is NaN (null in JSON)."""
     return {"mean": float(values.double().nanmean()), "n": int((~values.isnan()).sum())}
 
@@ -100,7 +100,7 @@ def images_for(method: str, surrogate: str, images: int) -> dict[str, int]:
     return {family: min(images, count) for family, count in few.items()}
 
 
-def measure_model(
+def measure_maps_of(
     model: Network, data: Dataset, seed: int, count: int, methods: Iterable[str] = METHODS
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     """`(methods, random_curves, per_image)` of `measure_quality` for a model, on the first `count` test images.
@@ -118,7 +118,7 @@ def measure_model(
             few = number["clarity"]
             maps = saliency_map(model, images[:few], targets[:few], *how)
             values = {row.per_image: row.of(maps, images[:few]).float() for row in family("clarity")}
-            means: dict[str, Any] = {"clarity": {name: summary(v) for name, v in values.items()}}
+            means: dict[str, Any] = {"clarity": {name: mean_and_count(v) for name, v in values.items()}}
 
             few = number["faithfulness"]
             means["faithfulness"], faithful = follow(model, images[:few], labels[:few], maps[:few], controls)
@@ -136,7 +136,7 @@ def measure_model(
                 values["sensitivity"] = robustness.sensitivity(
                     model, images[:few], targets[:few], *how, seed=seed, maps=first(maps, few, method)
                 )
-                means["robustness"] = {"sensitivity": summary(values["sensitivity"])}
+                means["robustness"] = {"sensitivity": mean_and_count(values["sensitivity"])}
             measured.setdefault(method, {})[surrogate] = means
             per_image |= {f"{method}/{surrogate}/{name}": v for name, v in values.items()}
     curves: dict[str, Any] = {}
@@ -186,9 +186,9 @@ def follow(
         )
         gap = faithfulness.gap(area, random_area, direction)
         means.setdefault(fill, {})[direction] = {
-            "auc": summary(area),
-            "random_auc": summary(random_area),
-            "gap": summary(gap),
+            "auc": mean_and_count(area),
+            "random_auc": mean_and_count(random_area),
+            "gap": mean_and_count(gap),
             "curve": right[:, alive].double().mean(dim=1).tolist(),
         }
         values |= {f"{direction}_{fill}_auc": area, f"{direction}_{fill}_gap": gap}
@@ -209,9 +209,9 @@ def reaction(
         "ssim": cascade.ssim,
         "dead": cascade.dead.float(),
     }
-    means = {name: summary(values[-1]) for name, values in by_depth.items()}
+    means = {name: mean_and_count(values[-1]) for name, values in by_depth.items()}
     depths = [
-        {"layer": layer, **{name: summary(values[depth]) for name, values in by_depth.items()}}
+        {"layer": layer, **{name: mean_and_count(values[depth]) for name, values in by_depth.items()}}
         for depth, layer in enumerate(cascade.layers)
     ]
     flags = {"flagged": cascade.flagged, "flagged_foreground": cascade.flagged_foreground}
@@ -266,7 +266,7 @@ def agreement_with(
         means[other.id] = {}
         for surrogate in surrogates(model, "gradient"):
             values = agreement(model, other_model, images, labels, surrogate)
-            means[other.id][surrogate] = {name: summary(v) for name, v in values.items()}
+            means[other.id][surrogate] = {name: mean_and_count(v) for name, v in values.items()}
             per_image |= {f"agreement/{other.id}/{surrogate}/{name}": v for name, v in values.items()}
     return means, per_image
 

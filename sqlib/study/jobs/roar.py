@@ -147,7 +147,7 @@ def retrained_accuracy(run: Run, data: Dataset) -> float:
     return right.double().mean().item()
 
 
-def compare(
+def retrain_without(
     data: Dataset, maps: dict[str, Tensor], retrainings: list[Run], fractions: tuple[float, ...]
 ) -> tuple[list[float], list[list[float]], dict[str, list[list[float]]]]:
     """Retrained accuracies, 0 to 1: of the intact data set [seed], of a random order, and of each map's order [seed][fraction].
@@ -200,13 +200,13 @@ def load_explained(study: Study, run: Run, reports: Path) -> Network:
     return results.load_model(folder)
 
 
-def explain(model: Network, images: Tensor, batch: int = 500) -> Tensor:
+def maps_of(model: Network, images: Tensor, batch: int = 500) -> Tensor:
     """Straight-through gradient maps (N,28,28) of the predicted class for images (N,28,28) uint8."""
     parts = [to_float(part) for part in images.split(batch)]
     return torch.cat([saliency_map(model, part, predict(model, part).argmax(dim=1)) for part in parts])
 
 
-def measure(study: Study, dataset: str, reports: Path, budget: Budget | None = None) -> dict[str, Any]:
+def remove_and_retrain(study: Study, dataset: str, reports: Path, budget: Budget | None = None) -> dict[str, Any]:
     """ROAR of a study's runs on a data set; writes `results/roar_<data set>.json` under `reports` and returns its content.
 
     Needs the trained models of `explained_runs` under `reports/runs`. Deterministic: the same budget, the same numbers.
@@ -224,8 +224,8 @@ def measure(study: Study, dataset: str, reports: Path, budget: Budget | None = N
     parameters = retrainings[0].parameters
     validation_images = min(budget.validation_images, study.training.validation_images)
     data = subset(load(dataset), parameters.images, validation_images)
-    maps = {name: explain(model, every_image(data)) for name, model in models.items()}
-    intact, random, accuracy = compare(data, maps, retrainings, budget.fractions)
+    maps = {name: maps_of(model, every_image(data)) for name, model in models.items()}
+    intact, random, accuracy = retrain_without(data, maps, retrainings, budget.fractions)
     found = {
         "dataset": dataset,
         "network": study.networks[0],

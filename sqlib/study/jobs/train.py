@@ -1,7 +1,6 @@
 """The job of a training run: what is measured of it when it has finished."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from sqlib.networks.cost import cost
 from sqlib.networks.network import Network
 from sqlib.networks.passes import predict
 from sqlib.study.parameters import Run
+from sqlib.study.results import Measurements
 from sqlib.training.examples import Dataset, to_float
 
 
@@ -33,16 +33,7 @@ def check_learned(run: Run, history: list[dict]) -> None:
         )
 
 
-@dataclass
-class Measurements:
-    """`metrics`: one number each; `curves`: accuracy at each blanked fraction; `per_image`: (N,) over the test images."""
-
-    metrics: dict[str, float]
-    curves: dict[str, list[float]]
-    per_image: dict[str, Tensor]
-
-
-def measure(run: Run, model: Network, history: list[dict], data: Dataset) -> Measurements:
+def measure_trained(run: Run, model: Network, history: list[dict], data: Dataset) -> Measurements:
     """The finished run's measurements on the test images, on the model's device: the only place where they are used.
 
     Maps: gradient of the predicted class. Faithfulness: deletion on the first `faithfulness_images` test images.

@@ -17,16 +17,16 @@ from sqlib.workflow.pages import write_stamps
 
 
 def measured(run, folder):
-    return deployed.measure_run(run, folder, load(run.dataset).test_images)
+    return deployed.compare_forms(run, folder, load(run.dataset).test_images)
 
 
 def test_comparison_by_hand():
     trained = np.array([[1.0, 2.0], [4.0, -8.0], [0.0, 0.0]], np.float32)
     other = np.array([[2.5, 2.0], [4.0, -8.0], [0.0, 0.0]], np.float32)
-    assert deployed.compare(trained, other) == {
+    assert deployed.compare_logits(trained, other) == {
         "images": 3, "same_predictions": 2, "largest_relative": 0.75, "equal_bit_for_bit": False,
     }  # fmt: skip
-    same = deployed.compare(trained, trained)
+    same = deployed.compare_logits(trained, trained)
     assert (same["same_predictions"], same["largest_relative"], same["equal_bit_for_bit"]) == (3, 0.0, True)
 
 
@@ -54,7 +54,7 @@ def test_the_trained_weights_themselves_are_what_is_compared(tmp_path, monkeypat
     for model in models:
         for clip in model.clips().values():
             clip.alpha.data.fill_(2.0)
-    results.save_run(folder, run, models[0].eval(), [{}] * run.epochs, {}, {}, {}, 0.0)
+    results.save_run(folder, run, models[0].eval(), [{}] * run.epochs, results.Measurements(), 0.0)
     same = measured(run, folder)
     assert same["packed"]["images"] == same["packed"]["same_predictions"] == 500 and same["packed"]["equal_bit_for_bit"]
     packed.pack(models[1], tmp_path / "other")

@@ -77,7 +77,7 @@ def test_a_run_is_measured_beside_its_result_and_found_by_the_tables(tmp_path, m
         folder = tmp_path / f"runs/mnist/lenet/{setup}/standard/seed0"
         shutil.copytree(FLOAT_RUN.parents[2] / f"{setup}/standard/seed0", folder)
     study = study.model_copy(update={"setups": [study.setup("fp32"), study.setup("w2a2")]})
-    measured = post_training.measure_run(study, run, tmp_path / "runs" / run.id)
+    measured = post_training.measure_rounded(study, run, tmp_path / "runs" / run.id)
     assert set(measured) == {"w2a2"} and 0.5 < measured["w2a2"]["accuracy"] < 1
     assert set(measured["w2a2"]["clips"]) == {"conv1", "conv2", "fc1"}
     (tmp_path / "results").mkdir()
@@ -89,7 +89,7 @@ def test_a_run_is_measured_beside_its_result_and_found_by_the_tables(tmp_path, m
 
 def test_every_float_run_of_a_data_set_is_rounded(tmp_path, monkeypatch):
     study = load_study("smoke")
-    monkeypatch.setattr(post_training, "measure_run", lambda study, run, folder: {"w2a2": {"accuracy": 0.5}})
-    found = post_training.measure(study, "mnist", tmp_path)
+    monkeypatch.setattr(post_training, "measure_rounded", lambda study, run, folder: {"w2a2": {"accuracy": 0.5}})
+    found = post_training.round_float_runs(study, "mnist", tmp_path)
     assert set(found) == {"mnist/lenet/fp32/standard/seed0", "mnist/lenet/fp32/saliency_guided/seed0"}
     assert files.read_json(tmp_path / "results/post_training_mnist.json") == found

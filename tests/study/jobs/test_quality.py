@@ -44,9 +44,8 @@ def reports(study, tmp_path):
         model, one = seeded_model(run), {"dead": torch.zeros(1)}
         for clip in model.clips().values():  # behind a clip of 10 an untrained 2-bit lenet5 is dead
             clip.alpha.data.fill_(2.0)
-        results.save_run(
-            run.folder(tmp_path), run, model, [{}] * run.epochs, {"test_accuracy": 0.1}, {}, one, started=0.0
-        )
+        measured = results.Measurements({"test_accuracy": 0.1}, {}, one)
+        results.save_run(run.folder(tmp_path), run, model, [{}] * run.epochs, measured, started=0.0)
     return tmp_path
 
 
@@ -110,7 +109,7 @@ def test_a_float_network_has_one_surrogate_and_dead_maps_never_become_numbers(ma
     with torch.no_grad():
         model.fc3.weight.zero_()
     state = torch.get_rng_state()
-    methods, _, per_image = quality.measure_model(model, blobs, 0, 30, ("gradient",))
+    methods, _, per_image = quality.measure_maps_of(model, blobs, 0, 30, ("gradient",))
     assert torch.equal(torch.get_rng_state(), state)
     assert list(methods["gradient"]) == ["straight_through"]
     measured = methods["gradient"]["straight_through"]
@@ -123,7 +122,7 @@ def test_a_float_network_has_one_surrogate_and_dead_maps_never_become_numbers(ma
 
 
 def test_summary_leaves_out_what_is_no_number():
-    assert quality.summary(torch.tensor([1.0, math.nan, 4.0])) == {"mean": 2.5, "n": 2}
+    assert quality.mean_and_count(torch.tensor([1.0, math.nan, 4.0])) == {"mean": 2.5, "n": 2}
 
 
 def test_a_model_agrees_with_itself_where_it_is_right(make_setup, blobs):
@@ -189,7 +188,7 @@ def test_what_is_known_already_changes_no_value(method, study, make_setup, blobs
     model = seeded_model(run_of(study, 2)).eval()
     for clip in model.clips().values():
         clip.alpha.data.fill_(2.0)
-    _, _, values = quality.measure_model(model, blobs, 0, 70, (method,))
+    _, _, values = quality.measure_maps_of(model, blobs, 0, 70, (method,))
     images, labels = to_float(blobs.test_images[:70]), blobs.test_labels[:70]
     targets = predict(model, images).argmax(dim=1)
     how = (method, "unclipped")

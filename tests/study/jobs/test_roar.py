@@ -131,7 +131,7 @@ def test_without_the_two_pixels_of_the_label_nothing_is_learned_but_at_random_it
     retraining = make_run(bits=32, images=1000, epochs=6, batch_size=25, learning_rate=6e-3)
     oracle = torch.zeros(1200, 784)
     oracle[:, PLANTED] = -1.0  # the sign says nothing
-    intact, random, explained = roar.compare(planted, {"oracle": oracle.view(-1, 28, 28)}, [retraining], (0.1,))
+    intact, random, explained = roar.retrain_without(planted, {"oracle": oracle.view(-1, 28, 28)}, [retraining], (0.1,))
     assert intact[0] > 0.9 and random[0][0] > 0.6  # both pixels are still there in 81% of the images
     assert explained["oracle"][0][0] < 0.2  # chance is 0.1
 
@@ -140,9 +140,9 @@ def test_dead_maps_are_worth_what_a_random_order_is_worth_and_numbers_repeat(blo
     data = roar.subset(blobs, 100, 50)
     retrainings = [make_run(bits=32, images=100, seed=seed, learning_rate=3e-3) for seed in (7, 8)]
     maps = {"dead": torch.zeros(150, 28, 28)}
-    first = roar.compare(data, maps, retrainings, (0.3, 0.9))
+    first = roar.retrain_without(data, maps, retrainings, (0.3, 0.9))
     torch.rand(5)  # whatever is drawn elsewhere
-    assert roar.compare(data, maps, retrainings, (0.3, 0.9)) == first
+    assert roar.retrain_without(data, maps, retrainings, (0.3, 0.9)) == first
     intact, random, explained = first
     assert explained["dead"] == random
     assert len(intact) == len(random) == 2 and [len(part) for part in random] == [2, 2]
@@ -161,11 +161,11 @@ def test_a_retrained_network_is_float_has_the_studys_recipe_and_no_more_than_the
 def test_maps_explain_the_predicted_class_and_do_not_depend_on_the_batch(blobs):
     model = results.load_model(REFERENCE / "fashion_mnist/lenet/w2a2/standard/seed0")
     images = blobs.train_images[:7]
-    maps = roar.explain(model, images)
+    maps = roar.maps_of(model, images)
     floats = images.unsqueeze(1).float() / 255
     expected = roar.saliency_map(model, floats, roar.predict(model, floats).argmax(dim=1))
     assert torch.equal(maps, expected)
-    torch.testing.assert_close(roar.explain(model, images, batch=3), expected)
+    torch.testing.assert_close(roar.maps_of(model, images, batch=3), expected)
 
 
 # ---- a study's runs --------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_the_explained_runs_are_the_budgets_setups_in_every_training(study):
 
 def test_published_runs_are_measured_and_the_result_is_written(tmp_path, study):
     (tmp_path / "runs").symlink_to(REFERENCE)
-    found = roar.measure(study, "fashion_mnist", tmp_path, SMALL)
+    found = roar.remove_and_retrain(study, "fashion_mnist", tmp_path, SMALL)
     path = tmp_path / "results/roar_fashion_mnist.json"
     assert files.read_json(path) == found
     assert (found["seeds"], found["fractions"]) == ([100, 101], [0.5])
@@ -208,7 +208,7 @@ def test_a_missing_model_is_named_with_what_to_do(tmp_path, study, missing):
     shutil.copytree(REFERENCE / run.id, tmp_path / "runs" / run.id)
     (tmp_path / "runs" / run.id / missing).unlink()
     with pytest.raises(SqlibError, match="python -m sqlib train paper mnist/lenet/w2a2/standard/seed0"):
-        roar.measure(study, "mnist", tmp_path, SMALL)
+        roar.remove_and_retrain(study, "mnist", tmp_path, SMALL)
     assert not (tmp_path / "results").exists()
 
 
