@@ -29,64 +29,84 @@ def _pixels(images) -> np.ndarray:
 
 
 class _Sheet:
-    """A figure in inches, (0, 0) at the lower left, on which pictures of 28 x 28 pixels are laid out.
+    """A figure `height` inches high, on which pictures of 28 x 28 pixels are laid out in rows and columns.
 
-    One pair of axes for all of them, as large as `box` (left, bottom, right, top), which they fill: to make axes and draw
-    them takes matplotlib longer than the pictures.
+    starts, bottoms: the left ends of the columns and the lower ends of the rows, in inches; side: of each picture.
+
+    One pair of axes for all of them, which they fill: to make axes and draw them takes matplotlib longer than the pictures.
     """
 
-    def __init__(self, width: float, height: float, box: tuple[float, float, float, float]):
-        left, bottom, right, top = box
-        self.figure = Figure(figsize=(width, height))
-        self.axis = self.figure.add_axes(
-            (left / width, bottom / height, (right - left) / width, (top - bottom) / height)
-        )
-        self.axis.set(xlim=(left, right), ylim=(bottom, top), autoscale_on=False)
+    def __init__(self, starts: Sequence[float], bottoms: Sequence[float], side: float, height: float):
+        self.starts, self.bottoms, self.side, self.height = starts, bottoms, side, height
+        self.figure = Figure(figsize=(WIDTH, height))
+        left, right, low, high = starts[0], starts[-1] + side, bottoms[-1], bottoms[0] + side
+        self.axis = self.figure.add_axes((left / WIDTH, low / height, (right - left) / WIDTH, (high - low) / height))
+        self.axis.set(xlim=(left, right), ylim=(low, high), autoscale_on=False)
         self.axis.set_axis_off()
 
-    def image(self, place: tuple[float, float, float], image: np.ndarray) -> None:
-        """An image of 0..1 in the square `place`: left, bottom, side."""
-        self._pixels(place, 1 - image, "gray", 1)
+    def image(self, row: int, column: int, image: np.ndarray) -> None:
+        """An image of 0..1."""
+        self._picture(row, column, 1 - image, "gray", 1)
 
-    def map(self, place: tuple[float, float, float], saliency: np.ndarray, image: np.ndarray, top: float) -> None:
+    def map(self, row: int, column: int, saliency: np.ndarray, image: np.ndarray, top: float, note: str = "") -> None:
         """|map| in colour from 0 to `top`, the outline of the image's object over it; a dead map is named."""
-        self._pixels(place, saliency, MAP_COLOURS, top or 1)
-        left, bottom, side = place
+        self._picture(row, column, saliency, MAP_COLOURS, top or 1)
+        left, bottom, side = self.starts[column], self.bottoms[row], self.side
         object_ = binary_fill_holes(image > 0.05)  # without the pattern on a shirt; the hole of a 0 stays, being large
         holes = object_ & (image <= 0.05)
         object_ &= ~binary_opening(holes, iterations=1)
         if object_.any() and not object_.all():
-            rows, columns = ((np.arange(count) + 0.5) / count * side for count in object_.shape)
-            self.axis.contour(
-                left + columns, bottom + side - rows, object_, levels=[0.5], colors=["#5f8296"], linewidths=0.6
-            )
+            y, x = ((np.arange(count) + 0.5) / count * side for count in object_.shape)
+            self.axis.contour(left + x, bottom + side - y, object_, levels=[0.5], colors=["#5f8296"], linewidths=0.6)
+        box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
         if saliency.max() < DEAD_BELOW:
-            self.axis.text(left + side / 2, bottom + side / 2, "dead", ha="center", va="center", fontsize=9, color=INK,
-                           bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
+            middle = left + side / 2, bottom + side / 2
+            self.axis.text(*middle, "dead", ha="center", va="center", fontsize=9, color=INK, bbox=box)
+        if note:
+            corner = left + 0.97 * side, bottom + 0.04 * side
+            self.axis.text(*corner, note, ha="right", va="bottom", fontsize=8, color="#A33B00", fontweight="bold",
+                           bbox={**box, "alpha": 0.85})  # fmt: skip
 
-    def title(self, place: tuple[float, float, float], text: str) -> None:
-        """Above a square."""
-        left, bottom, side = place
-        self.axis.text(left + side / 2, bottom + side + 0.04, text, ha="center", va="baseline", fontsize=9)
+    def title(self, column: int, text: str) -> None:
+        """Above a column."""
+        at = self.starts[column] + self.side / 2, self.bottoms[0] + self.side + 0.04
+        self.axis.text(*at, text, ha="center", va="baseline", fontsize=9)
 
-    def label(self, place: tuple[float, float, float], text: str) -> None:
-        """To the left of a square."""
-        left, bottom, side = place
-        self.axis.text(left - 0.06, bottom + side / 2, text, ha="right", va="center")
+    def label(self, row: int, text: str) -> None:
+        """To the left of a row."""
+        self.axis.text(self.starts[0] - 0.06, self.bottoms[row] + self.side / 2, text, ha="right", va="center")
 
-    def _pixels(self, place: tuple[float, float, float], values: np.ndarray, colours: str, top: float) -> None:
-        left, bottom, side = place
+    def heading(self, first: int, last: int, text: str) -> None:
+        """Over neighbouring columns, with a line under it."""
+        left, right = self.starts[first] / WIDTH, (self.starts[last] + self.side) / WIDTH
+        y = 1 - 0.24 / self.height
+        self.figure.text((left + right) / 2, y + 0.03 / self.height, text, ha="center", va="bottom", fontweight="bold")
+        self.figure.add_artist(Line2D([left, right], [y, y], color=FAINT, linewidth=0.8))
+
+    def key(self, x: float, what: str) -> None:
+        """What the colours mean, at the foot of the figure, `x` inches from the left."""
+        key = self.figure.add_axes((x / WIDTH, 0.12 / self.height, 1.0 / WIDTH, 0.09 / self.height))
+        key.imshow(np.linspace(0, 1, 64)[None], cmap=MAP_COLOURS, aspect="auto")
+        key.set(xticks=[], yticks=[])
+        key.spines[:].set(visible=True, color="#cccccc", linewidth=0.6)
+        y = 0.165 / self.height
+        self.figure.text((x - 0.06) / WIDTH, y, "0", ha="right", va="center", fontsize=9)
+        words = f"high    colour: {what}; line: outline"
+        self.figure.text((x + 1.06) / WIDTH, y, words, ha="left", va="center", fontsize=9)
+
+    def _picture(self, row: int, column: int, values: np.ndarray, colours: str, top: float) -> None:
+        left, bottom, side = self.starts[column], self.bottoms[row], self.side
         square = (left, left + side, bottom, bottom + side)
         self.axis.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest", extent=square, aspect="auto")
         frame = Rectangle((left, bottom), side, side, fill=False, edgecolor="#cccccc", linewidth=0.6, clip_on=False)
         self.axis.add_patch(frame)
 
 
-def _frame(axis) -> None:
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    for spine in axis.spines.values():
-        spine.set(visible=True, color="#cccccc", linewidth=0.6)
+SCALES = {
+    "share": "share of the map's total, one scale a row",
+    "row": "size of the map, one scale a row",
+    "map": "size of the map, each with its own scale",
+}
 
 
 @styled
@@ -98,7 +118,6 @@ def map_grid(
     groups: Sequence[tuple[str, int]] = (),
     notes: Sequence[Sequence[str]] | None = None,
     scale: str = "share",
-    image_label: str = "image",
 ) -> Figure:
     """Rows of one image and its maps: the image first, then |map| in colour with the object's outline.
 
@@ -111,7 +130,7 @@ def map_grid(
             colour one row alike, up to the 99.8th percentile of its pixels. `map` gives each map a scale of its own.
             The figure says which.
     """
-    if scale not in ("share", "row", "map"):
+    if scale not in SCALES:
         raise ValueError(f"scale = '{scale}': expected 'share', 'row' or 'map'")
     images, maps = _pixels(images), np.abs(_array(maps))
     rows, columns = maps.shape[:2]
@@ -124,58 +143,27 @@ def map_grid(
         total = maps.sum(axis=(2, 3), keepdims=True)
         maps = np.where(total > 0, maps / np.where(total > 0, total, 1), 0.0)
 
-    left, right, below = 0.06 + 0.075 * max(map(len, row_labels), default=0), 0.05, 0.34
-    above = 0.25 + 0.24 * bool(groups)
-    ends = list(np.cumsum([count for _, count in groups]))[:-1]
-    width_units = columns + 1 + 0.15 + 0.15 * len(ends)
-    cell = min(1.05, (WIDTH - left - right) / width_units)
-    gap = 0.05
-    height = above + rows * cell + below
-    starts, x = [], left
-    for column in range(columns + 1):
-        starts.append(x)
-        x += cell + 0.15 * cell * (column == 0 or column in ends)
-    sheet = _Sheet(WIDTH, height, (left, height - above - rows * cell, starts[-1] + cell - gap, height - above))
-    fig = sheet.figure
+    left, above, below = 0.06 + 0.075 * max(map(len, row_labels), default=0), 0.25 + 0.24 * bool(groups), 0.34
+    ends = np.cumsum([0, *(count for _, count in groups)])[: max(1, len(groups))]  # columns with a gap behind them
+    places = [c + 0.15 * (ends < c).sum() for c in range(columns + 1)]
+    cell = min(1.05, (WIDTH - left - 0.05) / (places[-1] + 1))
+    bottoms = [below + (rows - r - 1) * cell for r in range(rows)]
+    starts = [left + place * cell for place in places]
+    sheet = _Sheet(starts, bottoms, cell - 0.05, above + rows * cell + below)
+    for column, label in enumerate(["image", *col_labels]):
+        sheet.title(column, label)
     for r in range(rows):
-        top = np.quantile(maps[r], 0.998)
-        for c in range(columns + 1):
-            place = starts[c], height - above - (r + 1) * cell, cell - gap  # a gap above each
-            if c == 0:
-                sheet.image(place, images[r])
-                sheet.label(place, row_labels[r])
-            else:
-                sheet.map(place, maps[r, c - 1], images[r], maps[r, c - 1].max() if scale == "map" else top)
-                if notes is not None and notes[r][c - 1]:
-                    box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-                    corner = place[0] + 0.97 * place[2], place[1] + 0.04 * place[2]
-                    sheet.axis.text(*corner, notes[r][c - 1], ha="right", va="bottom", fontsize=8, color="#A33B00",
-                                    fontweight="bold", bbox=box)  # fmt: skip
-            if r == 0:
-                sheet.title(place, [image_label, *col_labels][c])
+        sheet.label(r, row_labels[r])
+        sheet.image(r, 0, images[r])
+        tops = maps[r].max(axis=(1, 2)) if scale == "map" else [np.quantile(maps[r], 0.998)] * columns
+        for c in range(columns):
+            sheet.map(r, c + 1, maps[r, c], images[r], tops[c], notes[r][c] if notes is not None else "")
     at = 1
     for heading, count in groups:
-        first, last = starts[at] / WIDTH, (starts[at + count - 1] + cell - gap) / WIDTH
-        y = 1 - 0.24 / height
-        fig.text((first + last) / 2, y + 0.03 / height, heading, ha="center", va="bottom", fontweight="bold")
-        fig.add_artist(Line2D([first, last], [y, y], color=FAINT, linewidth=0.8))
+        sheet.heading(at, at + count - 1, heading)
         at += count
-    what = {
-        "share": "share of the map's total, one scale a row",
-        "row": "size of the map, one scale a row",
-        "map": "size of the map, each with its own scale",
-    }[scale]
-    _colour_key(fig, starts[1] / WIDTH, 0.12 / height, height, what)
-    return fig
-
-
-def _colour_key(fig: Figure, x: float, y: float, height: float, what: str) -> None:
-    key = fig.add_axes((x, y, 1.0 / WIDTH, 0.09 / height))
-    key.imshow(np.linspace(0, 1, 64)[None], cmap=MAP_COLOURS, aspect="auto")
-    _frame(key)
-    fig.text(x - 0.06 / WIDTH, y + 0.045 / height, "0", ha="right", va="center", fontsize=9)
-    fig.text(x + 1.06 / WIDTH, y + 0.045 / height, f"high    colour: {what}; line: outline",
-             ha="left", va="center", fontsize=9)  # fmt: skip
+    sheet.key(starts[1], SCALES[scale])
+    return sheet.figure
 
 
 @styled
@@ -194,40 +182,31 @@ def film_strip(
     """
     images = _pixels(images)
     scale = [np.abs(_array(strip)) for strip in (strips if scale is None else scale)]
-    strips = [np.abs(_array(strip)) for strip in strips]
-    numbers = list(epochs) if epochs is not None else list(range(1, len(strips) + 1))
-    if len(strips) > most:
-        kept = sorted({round(at) for at in np.linspace(0, len(strips) - 1, most)})
-        strips, numbers = [strips[i] for i in kept], [numbers[i] for i in kept]
-    count, left, above, below = len(images), 0.75, 0.28, 0.34
-    cell = (WIDTH - left - 0.05) / count
-    height = above + (len(strips) + 1) * cell + 0.06 + below
-    sheet = _Sheet(WIDTH, height, (left, below, left + count * cell - 0.05, height - above))
     tops = np.quantile(np.stack(scale), 0.998, axis=(0, 2, 3)) if scale else []
-    for r in range(len(strips) + 1):
-        bottom = height - above - (r + 1) * cell - 0.06 * (r > 0)
-        for c in range(count):
-            place = left + c * cell, bottom, cell - 0.05
-            if r == 0:
-                sheet.image(place, images[c])
-                if labels is not None:
-                    sheet.title(place, _shorten(labels[c], 11))
-            else:
-                sheet.map(place, strips[r - 1][c], images[c], tops[c])
-            if c == 0:
-                sheet.label(place, "image" if r == 0 else f"epoch {numbers[r - 1]}")
-    if strips:
-        _colour_key(sheet.figure, (left + 0.1) / WIDTH, 0.12 / height, height, "size of the map, one scale an image")
+    numbers = list(epochs) if epochs is not None else list(range(1, len(strips) + 1))
+    kept = sorted({round(at) for at in np.linspace(0, len(strips) - 1, min(most, len(strips)))})
+    left, above, below = 0.75, 0.28, 0.34
+    cell = (WIDTH - left - 0.05) / len(images)
+    bottoms = [below + (len(kept) - r) * cell + 0.06 * (r == 0) for r in range(len(kept) + 1)]
+    starts = [left + c * cell for c in range(len(images))]
+    sheet = _Sheet(starts, bottoms, cell - 0.05, above + (len(kept) + 1) * cell + 0.06 + below)
+    sheet.label(0, "image")
+    for c, image in enumerate(images):
+        sheet.image(0, c, image)
+        if labels is not None:
+            sheet.title(c, labels[c] if len(labels[c]) <= 11 else labels[c][:10] + "…")
+    for r, k in enumerate(kept, start=1):
+        sheet.label(r, f"epoch {numbers[k]}")
+        for c, saliency in enumerate(np.abs(_array(strips[k]))):
+            sheet.map(r, c, saliency, images[c], tops[c])
+    if kept:
+        sheet.key(left + 0.1, "size of the map, one scale an image")
     return sheet.figure
 
 
 def film_frames(strips: Sequence, images, labels: Sequence[str] | None = None) -> list[Figure]:
     """`film_strip` one epoch at a time, a figure each, all with the scales of the whole strip."""
     return [film_strip([strip], images, labels, epochs=[k], scale=strips) for k, strip in enumerate(strips, start=1)]
-
-
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def saliency_methods(
