@@ -1,10 +1,13 @@
 """The index of a study: the question, the answer with its numbers, and the way to every page."""
 
 import base64
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from markupsafe import Markup
 
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
@@ -12,6 +15,7 @@ from sqlib.files import write_atomically
 from sqlib.measures import MEASURES, Measure
 from sqlib.networks.architectures import NETWORK_LAYERS
 from sqlib.report.html import as_html, check_size, link_files, mark_wide_figures, parse, render_page
+from sqlib.report.runs_table import mean_sd, paired, with_spread
 from sqlib.report.tables import table_html
 from sqlib.report.words import logged_errors, training_title
 from sqlib.study.claims import change_in_words, read_claims, signed
@@ -25,6 +29,15 @@ _VERDICT_MARKS = {"supported": "■", "contradicted": "✕", "inconclusive": "�
 _ANSWERED = {"accuracy": "test_accuracy", "gini": "gini", "gap": "faithfulness_gap"}
 
 
+class _Group(NamedTuple):
+    """One data set and network of a study: its title, and the rows of its runs (`sqlib.study.results.collect`)."""
+
+    title: str
+    dataset: str
+    network: str
+    rows: "pandas.DataFrame"
+
+
 def write_index(study: Study, reports_folder: Path, pages: Sequence[tuple[str, str, str]] = ()) -> Path:
     """Writes `<reports_folder>/index.html` from the results and pages that are there, and returns its path.
 
@@ -35,20 +48,23 @@ def write_index(study: Study, reports_folder: Path, pages: Sequence[tuple[str, s
     reports = Path(reports_folder)
     results = collect(study, reports)
     groups = [
-        (_group_title(study, dataset, network), dataset, network, _of(results, dataset, network))
+        _Group(
+            _group_title(study, dataset, network), dataset, network,
+            results[(results["dataset"] == dataset) & (results["network"] == network)],
+        )
         for dataset in study.datasets
         for network in study.networks
-    ]
-    provenances = [read_result(run.folder(reports))["provenance"] for run in study.runs() if _finished(run, reports)]
+    ]  # fmt: skip
     pages = [page for page in pages if (reports / page[1]).exists()]
     verdicts, counted = _verdicts(study, reports)
+    count = len(study.setups)
     page = render_page(
         "index.html.j2",
         title=study.title,
         heading=study.title,
         description=f"Study {study.name}: accuracy and saliency of quantised networks.",
         crumbs=[],
-        facts=_index_facts(study, provenances),
+        facts=_index_facts(study, [run for run in study.runs() if _finished(run, reports)], reports),
         parameters={},
         previous=None,
         next=pages[0][:2] if pages else None,
@@ -57,22 +73,17 @@ def write_index(study: Study, reports_folder: Path, pages: Sequence[tuple[str, s
         total=len(study.runs()),
         small=study.training.images < 55_000,
         datasets=_listed([dataset_title(dataset) for dataset in study.datasets]),
-        setups=_COUNTS.get(len(study.setups), str(len(study.setups)))
-        + " choice"
-        + "s" * (len(study.setups) > 1)
-        + " of",
+        setups=f"{_COUNTS[count] if count < len(_COUNTS) else count} choice{'s' * (count > 1)} of",
         trainings=_listed([training_title(training) for training in study.trainings]) + " training",
-        answers=[found for title, _, network, rows in groups if (found := answer(study, network, title, rows))],
+        answers=[found for group in groups if (found := answer(study, group.network, group.title, group.rows))],
         # What happens to the maps of the same images, and what each bit costs in numbers.
         hero=_picture(reports, [f"compare_{dataset}_maps" for dataset in study.datasets]),
         costs=_picture(reports, ["answer"]),
-        tables=[
-            _headline(study, title, dataset, network, rows) for title, dataset, network, rows in groups if len(rows)
-        ],
+        tables=[_headline(study, group) for group in groups if len(group.rows)],
         verdicts=verdicts,
         counted=counted,
         pages=pages,
-        grids=[_run_grid(study, title, dataset, network, reports, results) for title, dataset, network, _ in groups],
+        grids=[_run_grid(study, group, reports) for group in groups],
         missing=_missing(study, reports),
         absent=sum(not _finished(run, reports) for run in study.runs()),
         command=f"make reproduce STUDY={study.name}",
@@ -91,7 +102,7 @@ def _finished(run: Run, reports: Path) -> bool:
     return (run.folder(reports) / "result.json").exists()
 
 
-_COUNTS = dict(enumerate(["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
+_COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def _listed(words: list[str]) -> str:
@@ -101,22 +112,6 @@ def _listed(words: list[str]) -> str:
 
 def _group_title(study: Study, dataset: str, network: str) -> str:
     return dataset_title(dataset) + (f", {network}" if len(study.networks) > 1 else "")
-
-
-def _of(results, dataset: str, network: str, setup: str | None = None, training: str | None = None):
-    chosen = (results["dataset"] == dataset) & (results["network"] == network)
-    if setup is not None:
-        chosen &= (results["setup"] == setup) & (results["training"] == training)
-    return results[chosen]
-
-
-def _spread(values, measure: Measure) -> str:
-    """'mean ± standard deviation' over the runs that have the value; no ± for a single one."""
-    values = values.dropna() * measure.factor
-    if not len(values):
-        return "–"
-    mean = f"{values.mean():.{measure.decimals}f}"
-    return f"{mean} ± {values.std():.{measure.decimals}f}" if len(values) > 1 else mean
 
 
 def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | None:
@@ -129,35 +124,28 @@ def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | 
     quantised = [setup for setup in study.setups if not setup.is_float]
     if not floats or not quantised or not len(rows):
         return None
-    reference = floats[0]
-    layers = NETWORK_LAYERS[network]
+    reference, layers = floats[0], NETWORK_LAYERS[network]
     lowest = min(quantised, key=lambda setup: sum(sum(setup.bits(layer, layers)) for layer in layers))
-
-    def by_seed(setup: str, training: str):
-        return rows[(rows["setup"] == setup) & (rows["training"] == training)].set_index("seed")
-
-    before, after = by_seed(reference.name, "standard"), by_seed(lowest.name, "standard")
-    seeds = before.index.intersection(after.index)
-    if not len(seeds):
+    standard = rows[rows["training"] == "standard"].set_index(["setup", "seed"])
+    seeds = [seed for seed in study.seeds if {(reference.name, seed), (lowest.name, seed)} <= set(standard.index)]
+    if not seeds:
         return None
-    parts = {}
+    guided = set(rows.loc[(rows["setup"] == lowest.name) & (rows["training"] == "saliency_guided"), "seed"])
+    parts: dict[str, str] = {}
     for key, name in _ANSWERED.items():
-        row = MEASURES[name]
-        change = (after.loc[seeds, name] - before.loc[seeds, name]).dropna() * row.factor
-        parts[f"{key}_before"] = f"{before.loc[seeds, name].mean() * row.factor:.{row.decimals}f}"
-        parts[f"{key}_after"] = f"{after.loc[seeds, name].mean() * row.factor:.{row.decimals}f}"
-        parts[f"{key}_change"] = _signed(change, row.decimals)
-    gaps = {setup.name: by_seed(setup.name, "standard")["faithfulness_gap"].mean() for setup in quantised}
-    if known := {name: gap for name, gap in gaps.items() if gap == gap}:
+        measure = MEASURES[name]
+        for when, setup in (("before", reference), ("after", lowest)):
+            mean = standard.loc[[(setup.name, seed) for seed in seeds], name].mean()
+            parts[f"{key}_{when}"] = f"{mean * measure.factor:.{measure.decimals}f}"
+        parts[f"{key}_change"] = _change(paired(rows, name, lowest.name, "standard", reference.name), measure)
+        if guided & {seed for setup, seed in standard.index if setup == lowest.name}:
+            further = paired(rows, name, lowest.name, "saliency_guided", lowest.name, "standard")
+            parts[f"guided_{key}"] = _change(further, measure)
+    gaps = standard["faithfulness_gap"].groupby("setup").mean().dropna()
+    if known := {setup.name: gaps[setup.name] for setup in quantised if setup.name in gaps}:
         parts["least_faithful"] = min(known, key=lambda name: (known[name], name != lowest.name))
         least, decimals = known[parts["least_faithful"]], MEASURES["faithfulness_gap"].decimals
         parts["least_gap"] = f"{least:.{decimals}f}".replace("-", "−")
-    guided = by_seed(lowest.name, "saliency_guided")
-    seeds_guided = after.index.intersection(guided.index)
-    if len(seeds_guided):
-        for key, name in _ANSWERED.items():
-            change = (guided.loc[seeds_guided, name] - after.loc[seeds_guided, name]).dropna() * MEASURES[name].factor
-            parts[f"guided_{key}"] = _signed(change, MEASURES[name].decimals)
     return {
         "title": title,
         "before": reference.name,
@@ -169,78 +157,76 @@ def answer(study: Study, network: str, title: str, rows) -> dict[str, object] | 
     }
 
 
-def _signed(change, decimals: int) -> str:
-    if not len(change):
+def _change(differences, measure: Measure) -> str:
+    """Paired differences as their mean with its sign, and ± their standard deviation where there are several."""
+    if not len(differences):
         return "an unknown amount"
-    mean = signed(change.mean(), decimals)
-    return f"{mean} ± {change.std():.{decimals}f}" if len(change) > 1 else mean
+    mean, sd = mean_sd(differences * measure.factor)
+    return signed(mean, measure.decimals) + (f" ± {sd:.{measure.decimals}f}" if len(differences) > 1 else "")
 
 
 def headline_frame(study: Study, dataset: str, network: str, rows) -> "pandas.DataFrame":
     """The main table of one data set: a line for each setup and training, mean ± standard deviation over seeds."""
     import pandas
 
+    rows = rows[(rows["dataset"] == dataset) & (rows["network"] == network)]
     lines = []
-    for setup in study.setups:
-        for training in study.trainings:
-            runs = _of(rows, dataset, network, setup.name, training)
-            if len(runs):
-                values = {row.label: _spread(runs[row.name], row) for row in MEASURES.values() if row.headline}
-                lines.append({"setup": setup.name, "training": training_title(training), **values, "runs": len(runs)})
+    for setup, training in itertools.product([setup.name for setup in study.setups], study.trainings):
+        runs = rows[(rows["setup"] == setup) & (rows["training"] == training)]
+        if len(runs):
+            line = {"setup": setup, "training": training_title(training)}
+            for row in MEASURES.values():
+                if row.headline:
+                    line[row.label] = with_spread(runs[row.name].dropna().to_numpy(dtype=float), row)
+            lines.append({**line, "runs": len(runs)})
     return pandas.DataFrame(lines).set_index(["setup", "training"])
 
 
-def _headline(study: Study, title: str, dataset: str, network: str, rows):
-    from markupsafe import Markup
-
-    frame = headline_frame(study, dataset, network, rows)
-    several = len(study.seeds) > 1
-    caption = f"{title}: accuracy and saliency on the test images" + (
-        "; mean ± standard deviation over seeds." * several
-    )
-    return Markup(table_html(frame, f"headline_{dataset}_{network}", caption, dict.fromkeys(frame.columns[:-1], "{}")))
+def _headline(study: Study, group: _Group) -> Markup:
+    frame = headline_frame(study, group.dataset, group.network, group.rows)
+    caption = f"{group.title}: accuracy and saliency on the test images"
+    caption += "; mean ± standard deviation over seeds." * (len(study.seeds) > 1)
+    name = f"headline_{group.dataset}_{group.network}"
+    return Markup(table_html(frame, name, caption, dict.fromkeys(frame.columns[:-1], "{}")))
 
 
-def _run_grid(study: Study, title: str, dataset: str, network: str, reports: Path, results):
+def _link(address: str, text: str, label: str) -> Markup:
+    # The label starts with the text that is seen, so that a voice user can say it.
+    return Markup('<a href="{}" aria-label="{}">{}</a>').format(address, label, text)
+
+
+def _run_grid(study: Study, group: _Group, reports: Path) -> Markup:
     """The table of a data set's runs: one line a combination, a link for each seed's page and for its saliency page."""
     import pandas
-    from markupsafe import Markup, escape
 
-    def link(run: Run, page: str, text: str, label: str):
-        path = run.folder(reports) / page
-        if not path.exists():
-            return text if _finished(run, reports) and page == "train.html" else "–"
-        address = path.relative_to(reports).as_posix()
-        # The label starts with the text that is seen, so that a voice user can say it.
-        return Markup(f'<a href="{escape(address)}" aria-label="{escape(f"{text}, {label}")}">{escape(text)}</a>')
-
+    accuracies = group.rows.set_index(["setup", "training", "seed"])["test_accuracy"]
     lines = []
-    for setup in study.setups:
-        for training in study.trainings:
-            runs = [study.make_run(dataset, network, setup.name, training, seed) for seed in study.seeds]
-            what = f"{title} {setup.name} {training_title(training)}"
-            line = {"setup": setup.name, "training": training_title(training)}
-            for run in runs:
-                accuracy = _of(results, dataset, network, setup.name, training).set_index("seed")["test_accuracy"]
-                text = f"{accuracy[run.seed] * 100:.2f}\u00a0%" if run.seed in accuracy.index else "not finished"
-                line[f"seed {run.seed}"] = link(run, "train.html", text, f"training of {what} seed {run.seed}")
-            for run in runs:
-                if (run.folder(reports) / "saliency.html").exists():
-                    line["saliency maps"] = link(
-                        run, "saliency.html", f"maps of seed {run.seed}", f"saliency of {what}"
-                    )
-                    break
-            lines.append(line)
+    for setup, training in itertools.product([setup.name for setup in study.setups], study.trainings):
+        what = f"{group.title} {setup} {training_title(training)}"
+        line = {"setup": setup, "training": training_title(training)}
+        maps = None
+        for seed in study.seeds:
+            run = study.make_run(group.dataset, group.network, setup, training, seed)
+            accuracy = accuracies.get((setup, training, seed))
+            text = "not finished" if accuracy is None else f"{accuracy * 100:.2f}\u00a0%"
+            folder = run.folder(Path(""))
+            if (reports / folder / "train.html").exists():
+                label = f"{text}, training of {what} seed {seed}"
+                text = _link((folder / "train.html").as_posix(), text, label)
+            line[f"seed {seed}"] = text if _finished(run, reports) or isinstance(text, Markup) else "–"
+            if maps is None and (reports / folder / "saliency.html").exists():
+                text = f"maps of seed {seed}"
+                maps = _link((folder / "saliency.html").as_posix(), text, f"{text}, saliency of {what}")
+        lines.append(line | ({} if maps is None else {"saliency maps": maps}))
     frame = pandas.DataFrame(lines).set_index(["setup", "training"])
-    caption = f"{title}: the page of each run, by its test accuracy."
-    return Markup(table_html(frame, f"runs_{dataset}_{network}", caption))
+    caption = f"{group.title}: the page of each run, by its test accuracy."
+    return Markup(table_html(frame, f"runs_{group.dataset}_{group.network}", caption))
 
 
 def _verdicts(study: Study, reports: Path):
     """(the table of the verdicts on each claim, data set by data set, as the claims page left them; how many there are of
     each): None and nothing without that page."""
     import pandas
-    from markupsafe import Markup
 
     recorded = reports / "results/claims.json"
     if not (recorded.exists() and (reports / "claims.html").exists()):
@@ -294,36 +280,31 @@ def _picture(reports: Path, names: list[str]) -> dict[str, object] | None:
     return None
 
 
-def _missing(study: Study, reports: Path):
+def _missing(study: Study, reports: Path) -> Markup | None:
     """The table of runs without a result and of other jobs that failed: cell, error, and the files to look at; or None."""
     import pandas
-    from markupsafe import Markup, escape
-
-    def links(name: str, files: dict[str, Path]) -> Markup:
-        there = {word: path.relative_to(reports).as_posix() for word, path in files.items() if path.exists()}
-        found = (
-            f'<a href="{escape(at)}" aria-label="{word} of {escape(name)}">{word}</a>' for word, at in there.items()
-        )
-        return Markup(", ".join(found) or "–")
 
     lines = []
+
+    def add(name: str, **files: Path) -> None:
+        cell, error = _last_error(files["notebook"], files["log"])
+        there = {word: path.relative_to(reports).as_posix() for word, path in files.items() if path.exists()}
+        links = [_link(address, word, f"{word} of {name}") for word, address in there.items()]
+        see = Markup(", ").join(links) or "–"
+        lines.append({"run or job": name, "cell": cell, "error": error, "see": see})
+
     for run in study.runs():
         if not _finished(run, reports):
             folder, log = run.folder(reports), reports / "logs" / run.id / "train.log"
-            files = {"log": log, "notebook": folder / "notebook.ipynb", "page": folder / "train.html"}
-            cell, error = _last_error(files["notebook"], log)
-            lines.append({"run": run.id, "cell": cell, "error": error, "see": links(run.id, files)})
+            add(run.id, log=log, notebook=folder / "notebook.ipynb", page=folder / "train.html")
     for log in sorted((reports / "logs").rglob("*.log")):
         name = log.relative_to(reports / "logs").with_suffix("")
-        if name.name in ("train", "reproduce", "index") or not logged_errors(log):
-            continue
-        own = reports / "runs" / name if name.name == "saliency" else reports / "notebooks" / name
-        files = {"log": log, "notebook": own.with_suffix(".ipynb")}
-        cell, error = _last_error(files["notebook"], log)
-        lines.append({"run": name.as_posix(), "cell": cell, "error": error, "see": links(name.as_posix(), files)})
+        if name.name not in ("train", "reproduce", "index") and logged_errors(log):
+            own = reports / ("runs" if name.name == "saliency" else "notebooks") / name
+            add(name.as_posix(), log=log, notebook=own.with_suffix(".ipynb"))
     if not lines:
         return None
-    frame = pandas.DataFrame(lines).rename(columns={"run": "run or job"}).set_index("run or job")
+    frame = pandas.DataFrame(lines).set_index("run or job")
     return Markup(table_html(frame, "failed", "Runs without a result and jobs that failed, with their last error."))
 
 
@@ -346,20 +327,18 @@ def _last_error(executed: Path, log: Path) -> tuple[str, str]:
     return "–", "stopped before its end" if executed.exists() or log.exists() else "not run yet"
 
 
-def _index_facts(study: Study, provenances: list[dict]) -> dict[str, str]:
-    """Where the results come from, over all finished runs."""
+def _index_facts(study: Study, runs: Sequence[Run], reports: Path) -> dict[str, str]:
+    """Where the results of these runs come from."""
 
     def distinct(values) -> str:
         return ", ".join(sorted({str(value) for value in values if value})) or "unknown"
 
     facts = {"Study": f"{study.name} (params/{study.name}.yaml)", "Run it again": f"make reproduce STUDY={study.name}"}
+    provenances = [read_result(run.folder(reports))["provenance"] for run in runs]
     if not provenances:
         return {**facts, "Results": "none yet"}
-    revisions = []
-    for provenance in provenances:
-        git = provenance.get("git") or {}
-        if git.get("revision"):
-            revisions.append(git["revision"][:12] + (" with uncommitted changes" if git.get("dirty") else ""))
+    gits = [p["git"] for p in provenances if (p.get("git") or {}).get("revision")]
+    revisions = [git["revision"][:12] + " with uncommitted changes" * bool(git.get("dirty")) for git in gits]
     started = [p["started"] for p in provenances if p.get("started")]
     ended = [p["ended"] for p in provenances if p.get("ended")]
     if started and ended:

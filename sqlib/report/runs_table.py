@@ -10,7 +10,7 @@ import numpy as np
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.files import read_json, reading
-from sqlib.measures import row_of
+from sqlib.measures import Measure, row_of
 from sqlib.report.words import training_title
 from sqlib.study.parameters import Study, load_study
 from sqlib.study.results import any_reports_folder, collect
@@ -149,28 +149,33 @@ def summary(df, columns: Sequence[str], reference: str, interval: bool = False):
         words = {"dataset": dataset_title(group["dataset"]), "training": training_title(group["training"])}
         line = {**group, **words, "n": len(rows)}
         for column in columns:
-            measure = row_of(column)
-            factor, decimals = measure.factor, measure.decimals
-            values = rows[column].dropna().to_numpy(dtype=float)
+            measure, values = row_of(column), rows[column].dropna().to_numpy(dtype=float)
             differences = paired(same, column, group["setup"], group["training"], reference)
-            mean, sd = _mean_sd(values)
-            difference, difference_sd = _mean_sd(differences)
-            spread = {"difference": difference, "difference_sd": difference_sd, "paired": len(differences)}
+            mean, sd = mean_sd(values)
+            difference, difference_sd = mean_sd(differences)
             half = float("nan") if np.isnan(sd) else stdtrit(len(values) - 1, 0.975) * sd / len(values) ** 0.5
             ends = {"low": mean - half, "high": mean + half}
+            spread = {"difference": difference, "difference_sd": difference_sd, "paired": len(differences)}
             long.append({**group, "measure": column, "n": len(values), "mean": mean, "sd": sd, **ends, **spread})
-            text = "–" if np.isnan(mean) else f"{factor * mean:.{decimals}f}"
-            if not np.isnan(sd):
-                low, high = (f"{factor * end:.{decimals}f}" for end in ends.values())
-                text += f" [{low}, {high}]" if interval else f" ± {factor * sd:.{decimals}f}"
+            text = with_spread(values, measure, tuple(ends.values()) if interval else None)
             if group["setup"] != reference and not np.isnan(difference):
-                text += f" ({factor * difference:+.{decimals}f})"
+                text += f" ({measure.factor * difference:+.{measure.decimals}f})"
             line[measure.heading] = text.replace("-", "−")
         shown.append(line)
     shown, long = pandas.DataFrame(shown), pandas.DataFrame(long)
     return (shown.drop(columns="network") if len(shown) and shown["network"].nunique() == 1 else shown), long
 
 
-def _mean_sd(values: np.ndarray) -> tuple[float, float]:
+def with_spread(values: np.ndarray, measure: Measure, ends: tuple[float, float] | None = None) -> str:
+    """'mean ± standard deviation' of a measure's values, or 'mean [low, high]'; the mean of a single one, '–' of none."""
+    mean, sd = (f"{measure.factor * value:.{measure.decimals}f}" for value in mean_sd(values))
+    if len(values) < 2:
+        return mean if len(values) else "–"
+    low, high = (f"{measure.factor * end:.{measure.decimals}f}" for end in ends or (0, 0))
+    return f"{mean} [{low}, {high}]" if ends else f"{mean} ± {sd}"
+
+
+def mean_sd(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation (of a sample); NaN for what there are too few values for."""
     mean = float(values.mean()) if len(values) else float("nan")
     return mean, float(values.std(ddof=1)) if len(values) > 1 else float("nan")
