@@ -133,7 +133,7 @@ class IntegerModel:
 
 
 def activation_codes(y: np.ndarray, clip: np.ndarray, bits: int) -> np.ndarray:
-    """int32 codes 0 to 2^bits - 1 of float32 values (overwritten), any shape: those of `quant.pact` with this clip."""
+    """int32 codes 0 to 2^bits - 1 of float32 values (overwritten), any shape: those of PACT with this clip."""
     np.clip(y, 0, clip, out=y)
     # Multiplied, then divided, as PACT does: one factor n / clip would now and then round to another level.
     y *= np.float32(2**bits - 1)

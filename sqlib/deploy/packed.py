@@ -125,11 +125,15 @@ def pack(model: "Network", path: Path, classes: Sequence[str] | None = None) -> 
     """Write a trained network, and the names of its classes, to a packed file, atomically; its size in bytes.
 
     The same model gives the same bytes. Float layers are stored in float32 (such a file loads with `load_packed`; the
-    integer runtime refuses it). Raises SqlibError when the file cannot be written or a value of the model is not
-    finite.
+    integer runtime refuses it). Raises SqlibError when the file cannot be written, a value of the model is not finite, or it
+    is none of the study's networks.
     """
     import torch
 
+    from sqlib.networks.network import Network
+
+    if not isinstance(model, Network):
+        raise SqlibError(f"a {type(model).__name__}: only the study's networks have a packed form (`build_model`)")
     tensors: dict[str, np.ndarray] = {}
     layers = describe(model)
     with torch.no_grad():

@@ -123,7 +123,7 @@ class Lab:
 
         Args:
             pixels: (28,28) uint8.
-            method, surrogate: see `saliency.saliency_map`.
+            method, surrogate: see `sqlib.maps.attribution.saliency_map`.
             blank: the share of pixels, 0 to 1, most salient first in each network's own map, that take the corner's value.
         """
         image = to_float(pixels[None])

@@ -1,1 +1,4 @@
-"""Saliency maps of any network, and what is done with a batch by them. Each method is a row of `attribution.METHODS`."""
+"""Saliency maps of any network, and what is done with a batch by them.
+
+A new method is a function and a row in `attribution.METHODS`.
+"""

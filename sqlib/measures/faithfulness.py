@@ -17,31 +17,6 @@ FRACTIONS = tuple(k / 10 for k in range(10))
 """Shares of the pixels that deletion blanks: 0, 0.1 ... 0.9."""
 
 
-def deletion_curve(
-    model: nn.Module, images: Tensor, labels: Tensor, order: Tensor, fractions: tuple[float, ...] = FRACTIONS
-) -> Tensor:
-    """Accuracy while the first pixels of `order` are blanked with the image's corner value: (len(fractions),).
-
-    The masked accuracy of Ismail et al. 2021, fig. 3. images (N,C,H,W), labels (N,), order (N, H*W) pixel indices, most
-    salient first (see `salient_order`, `random_order`).
-
-    >>> brightest = nn.Flatten()  # answers with the number of the brightest pixel
-    >>> image = torch.tensor([[[[0.0, 9.0], [5.0, 1.0]]]])
-    >>> deletion_curve(brightest, image, torch.tensor([1]), salient_order(image[0]), (0, 0.25)).tolist()
-    [1.0, 0.0]
-    """
-    n, channels = images.shape[:2]
-    pixels = images.reshape(n, channels, -1)
-    corner = pixels[:, :, :1]
-    accuracy = []
-    for fraction in fractions:
-        count = round(fraction * order.shape[1])
-        where = order[:, None, :count].expand(n, channels, count)
-        blanked = pixels.scatter(2, where, corner.expand(n, channels, count)).view_as(images)
-        accuracy.append((predict(model, blanked).argmax(dim=1) == labels).double().mean())
-    return torch.stack(accuracy)
-
-
 def salient_order(maps: Tensor) -> Tensor:
     """(N,H,W) maps to (N, H*W) pixel indices by falling |map|; ties keep their place in the image.
 
@@ -106,7 +81,7 @@ def still_right(
     Args:
         images: (N,C,H,W) in [0,1].
         labels: (N,) the true classes.
-        order: (N, H*W) pixel indices, the first to be replaced first (`metrics.salient_order`, `metrics.random_order`).
+        order: (N, H*W) pixel indices, the first to be replaced first (`salient_order`, `random_order`).
         fill: see `filled`.
         direction: `deletion` puts the fill in the image's place, `insertion` the image in the fill's.
         fractions: of the pixels, 0 to 1; their number is rounded.
@@ -135,8 +110,24 @@ def still_right(
     return torch.stack(right)
 
 
+def deletion_curve(
+    model: nn.Module, images: Tensor, labels: Tensor, order: Tensor, fractions: tuple[float, ...] = FRACTIONS
+) -> Tensor:
+    """Accuracy while the first pixels of `order` are blanked with the image's corner value: (len(fractions),).
+
+    The masked accuracy of Ismail et al. 2021, fig. 3. images (N,C,H,W), labels (N,), order (N, H*W) pixel indices, most
+    salient first (see `salient_order`, `random_order`).
+
+    >>> brightest = nn.Flatten()  # answers with the number of the brightest pixel
+    >>> image = torch.tensor([[[[0.0, 9.0], [5.0, 1.0]]]])
+    >>> deletion_curve(brightest, image, torch.tensor([1]), salient_order(image[0]), (0, 0.25)).tolist()
+    [1.0, 0.0]
+    """
+    return still_right(model, images, labels, order, "corner", "deletion", fractions).double().mean(dim=1)
+
+
 def areas(right: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> Tensor:
-    """(N,) `metrics.area_under` of each image's own curve, 0 to 1; their mean is the area under the accuracy curve.
+    """(N,) `area_under` of each image's own curve, 0 to 1; their mean is the area under the accuracy curve.
 
     right: (len(fractions), N) from `still_right`.
     """

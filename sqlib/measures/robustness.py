@@ -34,7 +34,7 @@ def sensitivity(
     Args:
         images: (N,C,H,W) in [0,1].
         targets: (N,) the explained classes, for the perturbed images, too.
-        method, surrogate: see `saliency.saliency_map`, whose errors are raised.
+        method, surrogate: see `sqlib.maps.attribution.saliency_map`, whose errors are raised.
         radius: in pixel units, > 0.
         seed: of the draws; torch's global generator is left alone.
         maps: (N,H,W) of the images as they are, where they are known.

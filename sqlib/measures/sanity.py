@@ -96,7 +96,7 @@ def randomisation(
     Args:
         images: (N,C,H,W) in [0,1].
         targets: (N,) the explained classes: what the trained model predicts.
-        method, surrogate: see `saliency.saliency_map`, whose errors are raised.
+        method, surrogate: see `sqlib.maps.attribution.saliency_map`, whose errors are raised.
         seed: of the new weights.
         maps: (N,H,W) of the trained model, where they are known.
     """

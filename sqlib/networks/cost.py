@@ -1,7 +1,6 @@
 """What a network takes to store and to run."""
 
 from sqlib.networks.network import Network
-from sqlib.quant.activations import PACT
 from sqlib.quant.bits import FLOAT
 
 
@@ -27,7 +26,7 @@ def cost(model: Network) -> dict[str, int]:
         bit_operations += model.macs[layer] * module.bits * (input_bits if quantised else FLOAT)
         activation = getattr(model, f"{layer}_act", None)
         input_bits = activation.bits if activation is not None else FLOAT
-        weight_bytes += 4 * isinstance(activation, PACT)
+        weight_bytes += 4 * (input_bits != FLOAT)
         output_bytes = -(-model.activations[layer] * input_bits // 8)
         peak = max(peak, input_bytes + output_bytes)
         input_bytes = output_bytes

@@ -13,7 +13,6 @@ SMALLEST_CLIP = 1e-2
 """Where `PACT.project_` stops a clip that would become zero or negative."""
 
 
-# ---------------------------------------------------------------------------------------------------- activations
 class _Pact(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, alpha: Tensor, bits: int, unclipped: bool) -> tuple[Tensor, Tensor]:

@@ -18,13 +18,17 @@ def quantise_(model: nn.Module, setup: Setup) -> nn.Module:
     Args:
         model: an `nn.Sequential`, or a module of one's own that holds such layers, at whatever depth. Layers count in the
             order in which the model registers them, and a ReLU belongs to the layer with weights that is registered before
-            it. Weights and biases stay the same `nn.Parameter`, clips are new and start wide; so make the optimiser later.
+            it. Weights and biases stay the same `nn.Parameter`, clips are new: make the optimiser later.
         setup: the bits. Its `layers` are called by their qualified names, such as "features.0".
 
     What has 32 bits, a ReLU behind the last layer (the logits are never quantised), pooling, normalisation and dropout stay
     as they are. A layer right behind a PACT multiplies integer codes; with pooling, flattening or dropout in between these
     are lost, and it multiplies real values: that is right, too, only slower. Put pooling before the ReLU, where it gives the
     same numbers.
+
+    It is trained like any model; after each step of the optimiser each PACT's `project_` keeps its clip positive, and a
+    penalty on the clips' squares, such as their `weight_decay`, closes them. Clips start at 10; where the values of a trained
+    model are far smaller, they would all round to 0: then set each `alpha` to about the largest value that enters it.
 
     Raises SqlibError, and changes nothing, for a model that is quantised already, names in `setup` that the model lacks, a
     layer that cannot be quantised (`CONVOLUTION`), and an activation to be quantised that is no `nn.ReLU` (`F.relu` in a

@@ -3,6 +3,9 @@
 Codes are small integers held in float tensors, and float32 adds them exactly while sums stay below 2^24. Where the processor
 multiplies 8-bit integers, convolutions of codes are computed in them: the same sums, in less time. Gradients are those of
 the straight-through surrogates, on the real values that the codes stand for.
+
+Two tensors have an attribute hung on them, which is gone when they are: what `activations.pact` returns has `carried`, its
+codes for the layer behind it; the codes of a weight have `packed`, themselves in the order that oneDNN multiplies them in.
 """
 
 import contextlib
@@ -18,7 +21,11 @@ from sqlib.hardware import constant, int8_units
 
 
 class Wanted:
-    """Which gradients the functions below compute, as they cannot ask autograd which of them it will use."""
+    """Which gradients the functions below compute.
+
+    One for the process: autograd tells a function which of its inputs have a gradient and not which of those a backward pass
+    is for, and on a GPU it calls the function from a thread of its own, where no context variable reaches.
+    """
 
     parameters = inputs = True
 

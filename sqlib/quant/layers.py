@@ -43,7 +43,7 @@ class _QuantLayer:
     def codes(self) -> tuple[Tensor, Tensor, Tensor]:
         """`(codes, step, values)` of the weights, see `weight_codes`."""
         if self.fixed_codes is not None:
-            # Detached: what is hung on the tensor (`_packed`) does not stay with the model.
+            # Detached: what is hung on the tensor (`packed`) does not stay with the model.
             return self.fixed_codes.detach(), self.fixed_step, self.weight
         return weight_codes(self.weight, self.bits, self.method, self.zero_aligned, self.per_channel)
 
@@ -53,6 +53,9 @@ class _QuantLayer:
             return self.held
         codes, step, values = self.codes()
         return StraightThrough.apply(values, codes * step), codes, step
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, bits={self.bits}"
 
     @staticmethod
     def _scale_of(x: Tensor, code_scale: Tensor | float | None) -> Tensor | float | None:

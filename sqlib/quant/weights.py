@@ -12,7 +12,7 @@ from torch import Tensor
 from sqlib.hardware import constant
 from sqlib.quant.bits import FLOAT, check_bits
 
-# clip = c1 * sqrt(E[w^2]) + c2 * E|w|, fitted by the authors of SAWB on six distributions (DESIGN.md).
+# clip = c1 * sqrt(E[w^2]) + c2 * E|w|, fitted by the authors of SAWB on six distributions (docs/method.md).
 SAWB_COEFFICIENTS = {
     (2, False): (3.12, -2.064),
     (3, False): (7.509, -6.892),
@@ -22,7 +22,6 @@ SAWB_COEFFICIENTS = {
 }
 
 
-# -------------------------------------------------------------------------------------------------------- weights
 def _largest(x: Tensor, per_channel: bool) -> Tensor:
     """The largest absolute value, or that of each output channel: a 0-d tensor or (out,1,...)."""
     over = {"dim": tuple(range(1, x.dim())), "keepdim": True} if per_channel else {}

@@ -162,7 +162,7 @@ def not_finite(model: Network, images: Tensor) -> str:
 def precision(run: Recipe, device: str | torch.device = "cpu") -> torch.dtype:
     """In what a run's training computes its convolutions: its `precision`, with `auto` decided for this machine.
 
-    bfloat16 products are faster than float32's on some processors, slower on others (`machine.bfloat16_units`). They round
+    bfloat16 products are faster than float32's on some processors, slower on others (`sqlib.hardware.bfloat16_units`). They round
     sums and gradients to 8 bits, but no code. The gradients that guided training ranks pixels by are among them; a trained
     network is evaluated, explained and packed in float32.
     """
@@ -183,7 +183,7 @@ def fit(
     """Train one run; `(model in eval mode, history with one entry an epoch)`. The test images are not looked at.
 
     Everything random comes from the run's seed: on one machine the same run gives the same bytes. The data are put on the
-    device once; nothing in a step waits for it, and on a GPU steps on whole batches are replayed (`machine.Replayed`).
+    device once; nothing in a step waits for it, and on a GPU steps on whole batches are replayed (`sqlib.hardware.Replayed`).
 
     Args:
         on_epoch: called after each epoch, with what there is to see.

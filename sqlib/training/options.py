@@ -9,7 +9,7 @@ from sqlib.quant.bits import Setup
 
 
 class Clip(Strict):
-    """How PACT's clip `a` starts and moves (DESIGN.md: wide, and closed by its penalty)."""
+    """How PACT's clip `a` starts and moves (docs/method.md: wide, and closed by its penalty)."""
 
     start: Annotated[float, Field(gt=0, le=1e4)] = 10.0
     penalty: Annotated[float, Field(ge=0, le=1)] = 1e-3

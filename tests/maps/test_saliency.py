@@ -271,6 +271,22 @@ def test_mask_by_hand(rank, masked, fill, value):
     assert torch.equal(image, before)
 
 
+@pytest.mark.parametrize("rank", ["signed", "abs"])
+@pytest.mark.parametrize("fill", ["corner", "mean"])
+@pytest.mark.parametrize("shape", [(3, 1, 5, 7), (2, 3, 4, 4), (1, 2, 1, 9)])
+def test_masking_is_that_of_a_plain_loop(shape, fill, rank):
+    images, saliency = torch.rand(shape), torch.randn(shape[0], *shape[2:])
+    expected = images.clone()
+    for image, scores in zip(expected, saliency, strict=True):
+        places = [(row, column) for row in range(shape[2]) for column in range(shape[3])]
+        places.sort(key=lambda place, scores=scores: abs(scores[place]) if rank == "abs" else scores[place])
+        for channel in image:
+            value = channel.mean() if fill == "mean" else channel[0, 0].clone()
+            for place in places[: int(0.4 * len(places))]:
+                channel[place] = value
+    torch.testing.assert_close(mask_least_salient(images, saliency, 0.4, rank, fill), expected)
+
+
 @pytest.mark.parametrize("fraction, count", [(0, 0), (0.5, 3), (0.49, 2), (0.99, 5), (1, 6)])
 def test_number_of_masked_pixels_is_rounded_down(fraction, count):
     image, scores = one_image()

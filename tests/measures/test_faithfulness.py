@@ -7,6 +7,7 @@ from torch import nn
 from sqlib.measures import faithfulness
 from sqlib.measures.faithfulness import DIRECTIONS, FILLS, areas, filled, gap, random_order, salient_order, still_right
 from sqlib.networks.network import build_model
+from sqlib.networks.passes import predict
 
 PIXELS = 10  # of the 2 x 5 images
 WEIGHTS = torch.arange(10, 0, -1).float()  # of pixel 0 ... 9
@@ -152,12 +153,17 @@ def test_a_constant_image_stays_right_or_wrong(fill, network):
         assert (values == values[0]).all()
 
 
-def test_the_corner_fill_is_that_of_metrics_exactly(network):
+def test_deletion_is_that_of_a_plain_loop(network):
     model, images, labels = network
     for order in (salient_order(images[:, 0]), random_order(30, 784, 5)):
         ours, theirs = (curve(model, images, labels, order) for curve in (deletion_curve, faithfulness.deletion_curve))
         assert torch.equal(ours, theirs)
-        assert faithfulness.area_under(ours) == faithfulness.area_under(theirs)
+        for fraction, accuracy in zip(faithfulness.FRACTIONS, theirs, strict=True):
+            blanked = images.clone()
+            for image, pixels in zip(blanked, order.tolist(), strict=True):
+                for pixel in pixels[: round(fraction * 784)]:
+                    image[0, pixel // 28, pixel % 28] = image[0, 0, 0].item()
+            assert accuracy == (predict(model, blanked).argmax(dim=1) == labels).double().mean()
 
 
 @pytest.mark.parametrize("fill", FILLS)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sqlib.checked import SqlibError
+from sqlib.deploy.packed import pack
 from sqlib.maps.attribution import METHODS, saliency_map
 from sqlib.networks.network import build_model
 from sqlib.quant.activations import PACT, carried
@@ -149,6 +150,26 @@ def test_a_training_step_and_every_kind_of_map(make, bias, make_setup, images):
         assert maps.shape == (6, 28, 28) and maps.isfinite().all() and maps.any()
 
 
+def test_it_learns(make_setup, images):
+    model, labels = quantise_(sequential(), make_setup(4, 4)), torch.arange(6)
+    clips = [module for module in model if isinstance(module, PACT)]
+    for clip in clips:
+        clip.alpha.data.fill_(1.0)
+    images = images * torch.eye(6).repeat_interleave(5, dim=1)[:, None, None, :28]  # each bright in columns of its own
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        optimiser.zero_grad()
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimiser.step()
+        for clip in clips:
+            clip.project_()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    assert "Linear(in_features=20, out_features=10, bias=True, bits=4)" in repr(model)
+
+
 def test_its_state_is_loaded_into_another_one(make_setup, images):
     one, other = (quantise_(sequential(), make_setup(2, 2)).eval() for _ in range(2))
     one[1].alpha.data.fill_(1.5)
@@ -221,10 +242,12 @@ def test_what_cannot_be_quantised_may_be_left_as_it_is(make_setup):
     assert functional(torch.rand(2, 3)).shape == (2, 2)
 
 
-def test_a_model_is_quantised_once_and_its_setup_names_layers_that_it_has(make_setup):
+def test_a_model_is_quantised_once_and_its_setup_names_layers_that_it_has(make_setup, tmp_path):
     model = quantise_(sequential(), make_setup(4, 4))
     with pytest.raises(SqlibError, match="'0' is a QuantConv2d already: a model is quantised only once"):
         quantise_(model, make_setup(4, 4))
+    with pytest.raises(SqlibError, match="a Sequential: only the study's networks have a packed form"):
+        pack(model, tmp_path / "model.safetensors")
     with pytest.raises(SqlibError, match="no layer 'body.b'; did you mean 'body.a'?"):
         quantise_(Own(), make_setup(4, 4, layers={"body.b": LayerBits(weights=2)}))
     relu = nn.ReLU()

@@ -66,12 +66,12 @@ class Budget(Strict):
 def rank(maps: Tensor, chance: Tensor) -> Tensor:
     """(N, H*W) pixel indices by falling |map|; pixels of equal |map| stand in the order that `chance` has them in.
 
-    A dead map (`metrics.dead`) is all ties: its order is `chance`, so that it is worth exactly what a random order is, and
+    A dead map (`clarity.dead`) is all ties: its order is `chance`, so that it is worth exactly what a random order is, and
     not what the place of its pixels in the image would make of it.
 
     Args:
         maps: (N,H,W), signed or not.
-        chance: (N, H*W) a random order of the pixels of each image (`metrics.random_order`).
+        chance: (N, H*W) a random order of the pixels of each image (`faithfulness.random_order`).
     """
     sizes = maps.abs().flatten(1).masked_fill(clarity.dead(maps)[:, None], 0.0)
     return chance.gather(1, sizes.gather(1, chance).argsort(dim=1, descending=True, stable=True))
