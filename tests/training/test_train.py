@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from sqlib.checked import SqlibError
-from sqlib.maps import attribution
 from sqlib.maps.attribution import saliency_map
 from sqlib.measures import clarity
-from sqlib.networks import passes
 from sqlib.networks.network import build_model
 from sqlib.study.jobs import train
 from sqlib.study.parameters import load_study
@@ -349,7 +347,7 @@ def test_a_clip_that_closes_stops_the_training(make_run, blobs):
 
 def test_a_network_that_guesses_is_not_measured(make_run, blobs, monkeypatch):
     run = make_run(4)
-    monkeypatch.setattr(passes, "predict", None)  # no test image is looked at
+    monkeypatch.setattr(train, "predict", None)  # no test image is looked at
     for found in (0.05, 0.35):
         with pytest.raises(
             SqlibError, match=rf"failed: after epoch 3 it is right about {found:.1%} of 20 .* up to 36.8%"
@@ -371,7 +369,7 @@ def test_maps_of_every_epoch_are_those_of_up_to_a_thousand_images_evenly_from_al
         explained.append(len(images))
         return saliency_map(model, images, targets, *how)
 
-    monkeypatch.setattr(attribution, "saliency_map", count)
+    monkeypatch.setattr(loop, "saliency_map", count)
     monkeypatch.setattr(loop, "MAP_IMAGES", 10)
     loop.fit(make_run(32, validation_images=20), blobs)
     assert explained == [10]
