@@ -209,6 +209,49 @@ def prose(markdown: str) -> None:
     display(Markdown(re.sub(r"<(?!/?(?:sub|sup|br|em|strong|b|i|code)\s*/?>)", "&lt;", markdown)))
 
 
+class Points(list):
+    """Texts that stand in a sentence as a list, a point each."""
+
+    def __format__(self, _: str) -> str:
+        return "\n".join(f"- {text}" for text in self)
+
+
+def load_ipython_extension(shell) -> None:
+    """Gives a notebook that says `%load_ext sqlib.report.cells` the cell magic `%%prose` (see `written`)."""
+
+    def one_line(text: str) -> str:
+        return " ".join(text.split())
+
+    def cell(line: str, text: str) -> None:
+        name, found = written(line, text, shell.user_ns)
+        if name:  # captions are one line
+            shell.user_ns[name] = Points(map(one_line, found)) if isinstance(found, Points) else one_line(found)
+        elif found:
+            prose("\n".join(found) if isinstance(found, Points) else found)
+
+    shell.register_magic_function(cell, "cell", "prose")
+
+
+def written(line: str, text: str, names: dict) -> tuple[str, str | Points]:
+    """(name under which a `%%prose` cell keeps its text, "" if it is to be shown; the text with its values in it).
+
+    `{expression}` stands for a value among `names`, as in an f-string. What may stand behind `%%prose`: `if CONDITION`,
+    without which the text is empty; `for NAME in VALUES`, which writes it for each of them; and in front of either, `NAME =`,
+    for a text that captions need, too. Raises what the expressions raise, and SqlibError for another line.
+    """
+    found = re.fullmatch(r"(?:(\w+)\s*=)?\s*(?:(if)\s+(.+)|(for\s+.+))?", line.strip())
+    if not found:
+        raise SqlibError(f"%%prose {line}: expected nothing, 'if CONDITION' or 'for NAME in VALUES', behind 'NAME =' or not")
+    name, _, condition, loop = found.groups()
+    code = f'rf"""{text.rstrip()}\n"""[:-1]'  # the line's end keeps a last quotation mark from ending the string
+    if loop:
+        code = f"[{code} {loop}]"
+    elif condition:
+        code = f'{code} if {condition} else ""'
+    value = eval(code, names)
+    return name or "", Points(value) if loop else value
+
+
 def finish(result_file: str | Path | None, result: dict) -> None:
     """Writes `result` as JSON, the last act of a notebook and its proof of success (None: does nothing)."""
     if result_file is not None:
