@@ -241,7 +241,9 @@ def written(line: str, text: str, names: dict) -> tuple[str, str | Points]:
     """
     found = re.fullmatch(r"(?:(\w+)\s*=)?\s*(?:(if)\s+(.+)|(for\s+.+))?", line.strip())
     if not found:
-        raise SqlibError(f"%%prose {line}: expected nothing, 'if CONDITION' or 'for NAME in VALUES', behind 'NAME =' or not")
+        raise SqlibError(
+            f"%%prose {line}: expected nothing, 'if CONDITION' or 'for NAME in VALUES', behind 'NAME =' or not"
+        )
     name, _, condition, loop = found.groups()
     code = f'rf"""{text.rstrip()}\n"""[:-1]'  # the line's end keeps a last quotation mark from ending the string
     if loop:

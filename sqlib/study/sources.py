@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,6 +219,15 @@ def _notebook(path: Path) -> list[_Part]:
     for tree in trees.values():
         imported |= _imported(tree)
     return [
-        _part(trees[number], "", set(), imported) if number in trees else _Part(f"{kind}:{source}", [])
+        _part(trees[number], "", set(), imported)
+        if number in trees
+        else _Part(f"{kind}:{source}", _words_of(source, imported) if kind == "code" else [])
         for number, (kind, source) in enumerate(sources)
     ]
+
+
+def _words_of(source: str, imported: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    """What a cell that is no Python may use: the imported names among its words, and what writes a `%%prose` cell."""
+    words = re.findall(r"\w+", source)
+    writes = [("report.cells", "load_ipython_extension")] if source.startswith("%%prose") else []
+    return writes + [imported[word] for word in dict.fromkeys(words) if imported.get(word, ("", ""))[1]]

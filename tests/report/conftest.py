@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from sqlib.report.sections import Report
 from sqlib.study.parameters import load_study
 
 
@@ -26,3 +27,17 @@ def runs():
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def report(tmp_path, study, runs):
+    """The report of two setups and trainings with two seeds on MNIST; seed 1 is not the study's."""
+    made = Report.__new__(Report)
+    made.kept, made.folder, made.study, made.reference = True, tmp_path, study, "fp32"
+    made.planned, made.runs, made.missing, made.listed = (
+        study.runs(),
+        runs.assign(weight_bytes=[4] * 4 + [1] * 4),
+        [],
+        [],
+    )
+    return made

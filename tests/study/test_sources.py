@@ -166,3 +166,17 @@ def test_no_result_goes_stale_when_a_module_moves(copied):
     for path in [*copied.rglob("*.py"), *copied.rglob("*.ipynb")]:
         path.write_text(path.read_text().replace("sqlib.quant.weights", "sqlib.quant.rounding"))
     assert {kind: now(kind, REAL) for kind in REAL} == before
+
+
+def test_what_a_prose_cell_names_counts_and_so_does_what_writes_it(repository):
+    (repository / "sqlib/report").mkdir()
+    (repository / "sqlib/report/cells.py").write_text("def load_ipython_extension(shell):\n    shell.add(written)\n")
+    cells = ["from sqlib.training.loop import fit", "%%prose\nIt is {fit(2):.1f}."]
+    write_notebook(repository, cells)
+    found = [now("page")]
+    for path, old, new in (("quant/bits.py", "2**bits", "3**bits"), ("report/cells.py", "add", "put")):
+        path = repository / "sqlib" / path
+        path.write_text(path.read_text().replace(old, new))
+        found.append(now("page"))
+    write_notebook(repository, [cells[0], cells[1].replace("It is", "There are")])
+    assert len({*found, now("page")}) == 4

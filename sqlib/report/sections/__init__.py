@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import dataset_title
 from sqlib.files import to_json, write_atomically
+from sqlib.measures import row_of
 from sqlib.report.cells import Points, figures_to, tables_to
 from sqlib.report.runs_table import find_reports, reference_setup, runs_of, study_of
 from sqlib.report.words import training_title
@@ -60,7 +61,7 @@ class Report:
         part.title = dataset_title(dataset) + f", {network}" * (len(self.study.networks) > 1)
         return part
 
-    @cached_property
+    @property
     def places(self) -> list["Report"]:
         """The parts, one for each data set and network that has a finished run; SqlibError where none is."""
         found = set(zip(self.runs["dataset"], self.runs["network"]))
@@ -108,12 +109,14 @@ class Report:
     @property
     def most_dead(self) -> str:
         """The run with the largest share of dead maps, in a sentence; whether that is more than the study allows itself."""
-        worst = self.runs.loc[self.runs["dead_map_rate"].idxmax()]
+        worst, (allowed, _) = self.runs.loc[self.runs["dead_map_rate"].idxmax()], row_of("dead_map_rate").resolution
         if worst["dead_map_rate"] == 0:
             return "No run has a dead map."
         where = f"{dataset_title(worst['dataset'])}, {worst['setup']}, {training_title(worst['training'])} training"
         text = f"The most dead maps are {worst['dead_map_rate']:.2%}, in {where}, seed {worst['seed']}."
-        return text + " That is more than the 0.5% which this study allows itself." * (worst["dead_map_rate"] > 0.005)
+        if worst["dead_map_rate"] > allowed:
+            text += f" That is more than the {allowed:.1%} which this study allows itself."
+        return text
 
     def keep(self, long, name: str) -> None:
         """Write a frame with all its digits, a row a value: `tables/<name>.csv` and `results/<name>.json`."""

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from sqlib.checked import SqlibError
 from sqlib.maps.attribution import saliency_map
+from sqlib.measures import family
 from sqlib.measures.clarity import dead, gini
 from sqlib.networks.passes import predict
-from sqlib.report.figures import AGREEMENT
 from sqlib.report.runs_table import in_words, paired
 from sqlib.report.sections import Report
 from sqlib.report.words import training_title
@@ -17,6 +17,7 @@ from sqlib.study.jobs.quality import agreement
 from sqlib.study.results import load_model, load_per_image, read_result
 from sqlib.training.examples import Dataset, to_float
 
+AGREEMENT = [row.name for row in family("agreement")]
 Key = tuple[str, str, int]
 """Setup, training and seed of a network."""
 

@@ -7,6 +7,7 @@ from sqlib.checked import SqlibError
 from sqlib.files import read_json
 from sqlib.maps.attribution import METHODS
 from sqlib.maps.surrogates import SURROGATES
+from sqlib.measures import DIRECTIONS, FILLS, row_of
 from sqlib.report import quality_table
 from sqlib.report.figures import pareto
 from sqlib.report.quality_table import GRADIENT, QualityValues
@@ -17,14 +18,17 @@ from sqlib.study.results import read_result
 
 LOOK = 50
 """Images on which maps are measured at once where no values are kept."""
-QUALITIES = {
-    "gini": ("Gini index", True),
-    "foreground_lift": ("foreground lift", True),
-    "deletion_corner_gap": ("deletion gap", True),
-    "insertion_corner_gap": ("insertion gap", True),
-    "sensitivity": ("sensitivity", False),
-    "sanity_spearman_foreground": ("likeness to random weights", False),
+_SHORT = {
+    "deletion_corner_gap": "deletion gap",
+    "insertion_corner_gap": "insertion gap",
+    "sanity_spearman_foreground": "likeness to random weights",
 }
+QUALITIES = {
+    name: (_SHORT.get(name, row_of(name).title), row_of(name).better == "higher")
+    for name in (
+        "gini", "foreground_lift", "deletion_corner_gap", "insertion_corner_gap", "sensitivity", "sanity_spearman_foreground",
+    )
+}  # fmt: skip
 """Qualities of a map: their titles, and whether more is better."""
 
 
@@ -94,8 +98,8 @@ def fronts(points: pd.DataFrame) -> dict[str, list[str]]:
 def fill_curves(maps: Maps) -> dict[tuple[str, str], dict[str, tuple]]:
     """(direction, fill) -> setup -> (accuracy by fraction in the map's order, in a random one), means over seeds."""
     found = {}
-    for direction in ("deletion", "insertion"):
-        for fill in ("corner", "mean", "blurred"):
+    for direction in DIRECTIONS:
+        for fill in FILLS:
             found[direction, fill] = curves = {}
             for setup in maps.setups:
                 if parts := [maps.values.summary(run) for run in maps.of(setup)]:
@@ -184,10 +188,7 @@ def methods(maps: Maps, flags: pd.DataFrame) -> tuple[dict[tuple[str, str], pd.D
     Of the setups for which more than gradient maps are measured. flags: of `quality_table.flagged`.
     """
     shown, long = {}, []
-    headings = {
-        name: f"{title.removesuffix(' index')} {'↑' if more else '↓'}" for name, (title, more) in QUALITIES.items()
-    }
-    headings["sanity_spearman_foreground"] = "random weights ↓"
+    headings = {name: f"{title} {'↑' if more else '↓'}" for name, (title, more) in QUALITIES.items()}
     for (setup, training), found in maps.groups.items():
         kinds = {name.rsplit("/", 1)[0] for run in found for name in maps.values.tensors(run)}
         kinds = {tuple(kind.split("/")) for kind in kinds if not kind.startswith("agreement")}

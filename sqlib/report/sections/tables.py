@@ -3,29 +3,30 @@
 import pandas as pd
 
 from sqlib.data.datasets import dataset_title
+from sqlib.measures import family
 from sqlib.report import quality_table
-from sqlib.report.quality_table import AGREEMENT, FAITHFULNESS, GRADIENT, ROBUSTNESS, SANITY, QualityValues
+from sqlib.report.quality_table import GRADIENT, QualityValues
 from sqlib.report.runs_table import in_words, paired
 from sqlib.report.sections import Report
 from sqlib.report.words import training_title
 
 CONTROLS = {
     "agreement": (
-        "Agreement with the float network of the same seed", AGREEMENT, "agreement",
-        "The ceiling: pairs of float networks that differ only in their seed, their mean and range. It is no upper bound: networks"
-        " of the same seed start from the same weights, pairs of different seeds do not",
+        "Agreement with the float network of the same seed", ["agreement"], "agreement",
+        "The ceiling: pairs of float networks that differ only in their seed, their mean and range. It is no upper bound:"
+        " networks of the same seed start from the same weights, pairs of different seeds do not",
     ),
     "fills": (
-        "Faithfulness: gap between the map's order and a random one", FAITHFULNESS, GRADIENT,
+        "Faithfulness: gap between the map's order and a random one", ["fills"], GRADIENT,
         "0 when the map knows no more than chance, at most the random order's area, below 0 worse than chance",
     ),
     "sanity": (
-        "Robustness and sanity", (ROBUSTNESS, *SANITY), GRADIENT,
+        "Robustness and sanity", ["robustness", "sanity"], GRADIENT,
         "Sensitivity: the largest change under 10 random changes of every pixel by at most 0.02. Flagged: networks whose mean"
         " Spearman with random weights is above 0.5, on the whole map / among bright pixels",
     ),
 }  # fmt: skip
-"""The tables of measurements with controls: title, measures, kind of map, and what a reader must know of it."""
+"""The tables of measurements with controls: title, families of measures, kind of map, and what a reader must know of it."""
 COST = {
     "float_weight_bytes": ("float weights, kB", 1000, "{:,.1f}"),
     "weight_bytes": ("weights, kB", 1000, "{:,.1f}"),
@@ -70,11 +71,12 @@ def worth_of_training(place: Report) -> list[tuple[str, pd.Series]]:
 def controls(values: QualityValues) -> dict[str, tuple[str, pd.DataFrame, pd.DataFrame, str]]:
     """Name -> (title, table to show, table to compute with, note) of each of `CONTROLS`."""
     found = {}
-    for name, (title, measures, kind, remark) in CONTROLS.items():
+    for name, (title, families, kind, remark) in CONTROLS.items():
+        measures = [row for each in families for row in family(each)]
         shown, long = quality_table.family(values, measures, kind)
         if name == "sanity" and len(shown):
             shown.insert(list(shown.columns).index("n"), "flagged", _flagged_of(shown, gradient_flags(values)))
-        said = [f"{m.heading[0].upper()}{m.heading[1:]}: {m.meaning}" for m in measures if m.meaning]
+        said = [f"{m.heading[0].upper()}{m.heading[1:]}: {m.meaning}" for m in measures if name != "fills"]
         found[name] = title, shown, long, ". ".join(["Mean [95% interval]; n: seeds × images", *said, remark]) + "."
     return found
 
