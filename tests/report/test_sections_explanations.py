@@ -140,8 +140,8 @@ def test_methods_are_tabled_where_more_than_gradients_are_measured(maps):
     assert frame["method"].tolist() == ["gradient", "gradient", "occlusion"]
     assert frame["flagged"].tolist() == ["1 / 0 of 1", "0 / 0 of 0", "1 / 1 of 1"] and frame["dead, %"][0] == "25.0"
     assert (
-        frame.columns[3] == "Gini ↑"
-        and frame["Gini ↑"].tolist() == ["0.60", "0.80", "1.00"]
+        frame.columns[3] == "Gini index ↑"
+        and frame["Gini index ↑"].tolist() == ["0.60", "0.80", "1.00"]
         and frame["n"][0] == "1 × 3"
     )
     (best,) = explanations.best_methods(maps, long).itertuples()

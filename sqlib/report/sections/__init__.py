@@ -38,10 +38,7 @@ class Report:
 
     @cached_property
     def _found(self) -> tuple:
-        runs, missing, listed = runs_of(self.study, self.folder)
-        if "faithfulness_gap" not in runs:  # results of older versions
-            runs = runs.assign(faithfulness_gap=runs["random_auc"] - runs["deletion_auc"])
-        return runs, missing, listed
+        return runs_of(self.study, self.folder)
 
     runs = cached_property(lambda self: self._found[0])
     missing = cached_property(lambda self: self._found[1])

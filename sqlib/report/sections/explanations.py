@@ -12,7 +12,7 @@ from sqlib.report import quality_table
 from sqlib.report.figures import pareto
 from sqlib.report.quality_table import GRADIENT, QualityValues
 from sqlib.report.sections import Report
-from sqlib.report.words import method_title, training_title
+from sqlib.report.words import training_title
 from sqlib.study.claims import signed
 from sqlib.study.results import read_result
 
@@ -195,7 +195,7 @@ def methods(maps: Maps, flags: pd.DataFrame) -> tuple[dict[tuple[str, str], pd.D
         if len({method for method, _ in kinds}) == 1:
             continue
         rows = []
-        for method, surrogate in sorted(kinds, key=lambda k: (METHODS.index(k[0]), SURROGATES.index(k[1]))):
+        for method, surrogate in sorted(kinds, key=lambda k: (list(METHODS).index(k[0]), SURROGATES.index(k[1]))):
             kind, cells = f"{method}/{surrogate}", {}
             for name, heading in headings.items():
                 interval = maps.values.interval(found, f"{kind}/{name}")
@@ -211,7 +211,7 @@ def methods(maps: Maps, flags: pd.DataFrame) -> tuple[dict[tuple[str, str], pd.D
             here, dead = flags[same.all(axis=1)], maps.values.interval(found, f"{kind}/dead").effect
             rows.append(
                 {
-                    "method": method_title(method),
+                    "method": METHODS[method].title,
                     "surrogate": surrogate.replace("_", "-") if len(kinds) > 6 else "–",
                     "flagged": f"{here['flagged'].sum():.0f} / {here['flagged_foreground'].sum():.0f} of {len(here)}",
                     "dead, %": "–" if pd.isna(dead) else f"{100 * dead:.1f}",
@@ -236,7 +236,7 @@ def best_method(methods: pd.DataFrame, measure: str, lower: bool = False) -> str
         return "none"
     first, others = here.iloc[0], here.iloc[1:]
     others = others[(others["low"] <= first["high"]) & (others["high"] >= first["low"])]
-    name, *names = (method_title(kind.split("/")[0]) for kind in [first["kind"], *others["kind"]])
+    name, *names = (METHODS[kind.split("/")[0]].title for kind in [first["kind"], *others["kind"]])
     return name + (f" (not told apart from {', '.join(names)})" if names else "")
 
 
@@ -273,7 +273,7 @@ def what_the_clip_hides(maps: Maps, methods: pd.DataFrame) -> str:
 def flagged_by_method(flags: pd.DataFrame, column: str) -> str:
     """How many networks and surrogates of each method are flagged in a column of `quality_table.flagged`; or 'none'."""
     sizes = flags[flags[column].astype(bool)].groupby("method").size()
-    return ", ".join(f"{method_title(method)} ({n})" for method, n in sizes.items()) or "none"
+    return ", ".join(f"{METHODS[method].title} ({n})" for method, n in sizes.items()) or "none"
 
 
 def sanity_depths(maps: Maps) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
