@@ -339,10 +339,7 @@ def _parts(comparison: Comparison) -> list[tuple[str, Comparison]]:
         return []
     single = zip(a.setups, b.setups if len(b.setups) > 1 else b.setups * len(a.setups))
     return [
-        (
-            one,
-            Comparison(a=Side(setup=one, training=a.training), b=Side(setup=other, training=b.training)),
-        )
+        (one, Comparison(a=Side(setup=one, training=a.training), b=Side(setup=other, training=b.training)))
         for one, other in single
     ]
 
