@@ -1,13 +1,14 @@
 """What every file of parameters is held to: strict models, and mistakes said in one line that a user can act on."""
 
 import difflib
+import functools
 import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sqlib.places import shown_path
 
@@ -19,6 +20,12 @@ class SqlibError(Exception):
 class Strict(BaseModel):
     # Strict: no "1e-3" taken for a number, no "yes" for a truth value; unknown keys are errors.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Recorded(BaseModel):
+    """What readers of a result file rely on, null where a value is not known; whatever else is in the file stays."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
 NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
@@ -54,6 +61,19 @@ def validate(model: type[BaseModel], content: dict, path: Path):
         return model.model_validate(content)
     except ValidationError as error:
         raise SqlibError("\n".join(f"{shown_path(path)}: {line}" for line in mistakes(model, error))) from None
+
+
+def check_recorded(kind: Any, content: Any, path: Path) -> None:
+    """SqlibError, one line with file, place and fault, unless what was read from a result file is of this kind or model."""
+    try:
+        _adapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(short(part, 60) for part in first["loc"])
+        raise SqlibError(f"{path}: damaged: {short(where)}: {first['msg']}") from None
+
+
+_adapter = functools.cache(TypeAdapter)
 
 
 def mistakes(model: type[BaseModel], error: ValidationError) -> list[str]:

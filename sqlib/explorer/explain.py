@@ -36,7 +36,7 @@ from sqlib.report.figures.style import FAINT, INK, WIDTH, own_look, setup_style
 from sqlib.report.words import training_title
 from sqlib.study.origin import git_state, package_versions
 from sqlib.study.parameters import Run
-from sqlib.study.results import PACKED, load_model, run_of
+from sqlib.study.results import PACKED, finished, load_model, run_of, saved_model
 from sqlib.training.examples import to_float
 
 FORMAT = 1
@@ -60,18 +60,17 @@ class Trained(NamedTuple):
 def read_trained(folder: Path) -> Trained:
     """The finished run in a folder; SqlibError if it is missing or damaged, or if its model is not there."""
     folder = Path(folder)
-    if not (folder / "result.json").is_file():
+    if not finished(folder):
         what = "no result.json in it" if folder.is_dir() else "no such folder"
         raise SqlibError(
             f"{folder}: {what}; expected a finished run, .../<data set>/<network>/<setup>/<training>/seed<k>"
         )
-    files = [path for name in ("model.safetensors", PACKED) if (path := folder / name).is_file()]
-    if not files:
+    file = saved_model(folder)
+    if file is None:
         raise SqlibError(
             f"{folder}: neither model.safetensors nor {PACKED} in it (results are published with some models)"
         )
-    run, model = run_of(folder), load_model(folder)
-    return Trained(run, model, files[0], _sha256(files[0]))
+    return Trained(run_of(folder), load_model(folder), file, _sha256(file))
 
 
 def sibling(folder: Path, run: Run, setup: str) -> Path:
@@ -79,7 +78,7 @@ def sibling(folder: Path, run: Run, setup: str) -> Path:
     folder = Path(folder).resolve()
     training, seed = folder.parent.name, folder.name
     places = {path.name: path / training / seed for path in sorted(folder.parent.parent.parent.iterdir())}
-    there = {name: place for name, place in places.items() if (place / "result.json").is_file() and place != folder}
+    there = {name: place for name, place in places.items() if finished(place) and place != folder}
     if setup == run.setup.name:
         raise SqlibError(f"--compare {setup}: this is the setup of the run itself{nearest(setup, there)}")
     if setup not in there:

@@ -33,7 +33,7 @@ from sqlib.networks.passes import predict
 from sqlib.report.figures.style import setup_style
 from sqlib.report.runs_table import find_reports, study_of
 from sqlib.report.words import training_title
-from sqlib.study.results import PACKED, load_model
+from sqlib.study.results import finished, load_model, saved_model
 from sqlib.training.examples import Dataset, to_float
 
 IMAGES = 1000
@@ -85,8 +85,7 @@ class Lab:
         self.places: dict[Group, dict[str, Path]] = {}
         for run in self.study.runs():
             folder = run.folder(self.reports)
-            has_model = any((folder / name).exists() for name in ("model.safetensors", PACKED))
-            if has_model and (folder / "result.json").exists():
+            if finished(folder) and saved_model(folder):
                 group = Group(run.dataset, run.network, run.training, run.seed)
                 self.places.setdefault(group, {})[run.setup.name] = folder
         if not self.places:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sqlib.checked import SqlibError
+from sqlib.checked import Recorded, SqlibError, check_recorded
 from sqlib.data.datasets import dataset_title
 from sqlib.files import read_json
 from sqlib.measures import Measure
@@ -29,34 +28,26 @@ SENSITIVITY_CAP = 2.0
 """A single nearly dead map can have a sensitivity of hundreds, and a mean would be about that map."""
 
 
-class _Mean(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
+class _Mean(Recorded):
     mean: float | None
     n: int
 
 
-class _Sanity(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
+class _Sanity(Recorded):
     spearman: _Mean
     spearman_foreground: _Mean
     flagged: bool
     flagged_foreground: bool
 
 
-class _Method(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
+class _Method(Recorded):
     clarity: dict[str, _Mean] = {}
     faithfulness: dict[str, dict[str, dict[str, Any]]] = {}
     sanity: _Sanity
 
 
-class _Quality(BaseModel):
+class _Quality(Recorded):
     """What readers of `quality.json` rely on; see `sqlib.study.jobs.quality.measure_quality`."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
     parameters: dict[str, int | float] = {}
     fractions: list[float] = []
@@ -69,12 +60,7 @@ class _Quality(BaseModel):
 def read_quality(path: Path) -> dict[str, Any]:
     """The content of a `quality.json`; SqlibError if it is missing, damaged or not as `measure_quality` writes it."""
     content = read_json(path)
-    try:
-        _Quality.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(repr, first["loc"]))
-        raise SqlibError(f"{path}: damaged: {where[:120]}: {first['msg'][:120]}") from None
+    check_recorded(_Quality, content, path)
     return content
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sqlib.checked import SqlibError, Strict, nearest, validate
+from sqlib.checked import Recorded, SqlibError, Strict, check_recorded, nearest, validate
 from sqlib.data.datasets import dataset_title
 from sqlib.measures import MEASURES, row_of
 from sqlib.places import PARAMS
 from sqlib.statistics import Interval, bootstrap, holm
 from sqlib.study.parameters import Study
-from sqlib.study.results import load_per_image, load_quality, read_result
+from sqlib.study.results import finished, load_per_image, load_quality, read_result
 from sqlib.study.yaml import read_yaml
 
 RULE = (
@@ -159,7 +159,7 @@ class Values:
     def __init__(self, study: Study, reports: Path):
         self.study, self.reports = study, Path(reports)
         self._kept: dict[tuple[str, str], np.ndarray | None] = {}
-        done = [f for run in study.runs() if ((f := run.folder(self.reports)) / "result.json").exists()]
+        done = [folder for run in study.runs() if finished(folder := run.folder(self.reports))]
         self.measured = bool(done) and all((folder / "quality.safetensors").exists() for folder in done)
 
     def of(self, run_id: str, quantity: str) -> np.ndarray | None:
@@ -170,7 +170,7 @@ class Values:
         return self._kept[key]
 
     def _read(self, folder: Path, quantity: str) -> np.ndarray | None:
-        if not (folder / "result.json").exists():
+        if not finished(folder):
             return None
         if self.measured and (name := MEASURED.get(quantity, quantity if on_maps(quantity) else None)):
             tensors = load_quality(folder)
@@ -226,60 +226,8 @@ def evaluate(claims: Claims, study: Study, reports: Path) -> list[dict[str, Any]
     SqlibError when the values of a finished run are not there (published results hold them for no or few runs).
     """
     values = Values(study, reports)
-    rows = []
-    for claim in claims.claims:
-        sign = 1 if claim.direction == "rise" else -1
-        compared = {*claim.comparison.a.setups, *claim.comparison.b.setups}
-        clipped = any(setup.name in compared and not setup.is_float for setup in study.setups)
-        for dataset in study.datasets:
-            for network in study.networks:
-
-                def interval(
-                    comparison: Comparison, quantity=claim.quantity, dataset=dataset, network=network
-                ) -> Interval:
-                    found = values.differences(dataset, network, comparison, quantity)
-                    return bootstrap(found, claims.resamples, claims.seed, claims.level) if found.size else NOTHING
-
-                found = interval(claim.comparison)
-                rows.append(
-                    {
-                        "id": claim.id,
-                        "claim": claim.claim,
-                        "dataset": dataset,
-                        "network": network,
-                        "quantity": claim.quantity,
-                        "comparison": in_words(claim.comparison),
-                        "direction": claim.direction,
-                        "margin": claim.margin,
-                        "effect": found.effect,
-                        "low": found.low,
-                        "high": found.high,
-                        "n_seeds": found.n_seeds,
-                        "n_images": found.n_images if found.n_images > 1 else 0,
-                        "p": found.p_value(),
-                        "p_margin": found.p_value(sign * claim.margin),
-                        "ordered": _ordered(claim, values, dataset, network),
-                        "parts": [
-                            {"label": label, "effect": part.effect, "low": part.low, "high": part.high}
-                            for label, part in ((name, interval(c)) for name, c in _parts(claim.comparison))
-                        ],
-                        "beside": [
-                            {
-                                "label": label,
-                                "effect": other.effect,
-                                "low": other.low,
-                                "high": other.high,
-                                "n_seeds": other.n_seeds,
-                                "n_images": other.n_images,
-                            }
-                            for label, name in beside(claim.quantity).items()
-                            if values.measured
-                            and (clipped or "/unclipped/" not in name)
-                            and (other := interval(claim.comparison, name)).n_seeds
-                        ],
-                        "rule": RULE,
-                    }
-                )
+    places = [(dataset, network) for dataset in study.datasets for network in study.networks]
+    rows = [_row(claims, claim, values, *place) for claim in claims.claims for place in places]
     for name in ("p", "p_margin"):
         for row, adjusted in zip(rows, holm([row[name] for row in rows])):
             row[f"{name}_holm"] = adjusted
@@ -289,6 +237,49 @@ def evaluate(claims: Claims, study: Study, reports: Path) -> list[dict[str, Any]
         found = {other["verdict"] for other in rows if other["id"] == row["id"]}
         row["overall"] = found.pop() if len(found) == 1 else "inconclusive"
     return rows
+
+
+def _row(claims: Claims, claim: Claim, values: Values, dataset: str, network: str) -> dict[str, Any]:
+    """A row of `evaluate` as far as it stands for itself: before the correction for the number of tests."""
+
+    def interval(comparison: Comparison, quantity: str = claim.quantity) -> Interval:
+        found = values.differences(dataset, network, comparison, quantity)
+        return bootstrap(found, claims.resamples, claims.seed, claims.level) if found.size else NOTHING
+
+    def ends(found: Interval) -> dict[str, float]:
+        return {"effect": found.effect, "low": found.low, "high": found.high}
+
+    found, sign = interval(claim.comparison), 1 if claim.direction == "rise" else -1
+    compared = {*claim.comparison.a.setups, *claim.comparison.b.setups}
+    clipped = any(setup.name in compared and not setup.is_float for setup in values.study.setups)
+    otherwise = {
+        label: interval(claim.comparison, name)
+        for label, name in beside(claim.quantity).items()
+        if values.measured and (clipped or "/unclipped/" not in name)
+    }
+    return {
+        "id": claim.id,
+        "claim": claim.claim,
+        "dataset": dataset,
+        "network": network,
+        "quantity": claim.quantity,
+        "comparison": in_words(claim.comparison),
+        "direction": claim.direction,
+        "margin": claim.margin,
+        **ends(found),
+        "n_seeds": found.n_seeds,
+        "n_images": found.n_images if found.n_images > 1 else 0,
+        "p": found.p_value(),
+        "p_margin": found.p_value(sign * claim.margin),
+        "ordered": _ordered(claim, values, dataset, network),
+        "parts": [{"label": label, **ends(interval(part))} for label, part in _parts(claim.comparison)],
+        "beside": [
+            {"label": label, **ends(other), "n_seeds": other.n_seeds, "n_images": other.n_images}
+            for label, other in otherwise.items()
+            if other.n_seeds
+        ],
+        "rule": RULE,
+    }
 
 
 def judge(row: dict[str, Any], alpha: float = 0.05) -> tuple[str, str]:
@@ -362,13 +353,11 @@ def in_words(comparison: Comparison) -> str:
 
 def complete(study: Study, reports: Path) -> bool:
     """Whether a run is finished here, and every finished run has its values per image: else nothing can be computed."""
-    done = [run.folder(reports) for run in study.runs() if (run.folder(reports) / "result.json").exists()]
+    done = [folder for run in study.runs() if finished(folder := run.folder(reports))]
     return bool(done) and all((folder / "per_image.safetensors").exists() for folder in done)
 
 
-class _Effect(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
+class _Effect(Recorded):
     effect: float | None
     low: float | None
     high: float | None
@@ -378,7 +367,7 @@ class _Part(_Effect):
     label: str
 
 
-class _Recorded(_Effect):
+class _Row(_Effect):
     """What readers of `results/claims.json` rely on in each row; null is a value that is not known."""
 
     id: str
@@ -399,12 +388,7 @@ def read_claims(path: Path) -> list[dict[str, Any]]:
         raise SqlibError(f"{path}: no such file, and the values per image to make it are not here either") from None
     except (OSError, ValueError, RecursionError) as error:
         raise SqlibError(f"{path}: cannot be read: {error}") from None
-    try:
-        TypeAdapter(list[_Recorded]).validate_python(rows)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"[{part!r}]"[:60] for part in first["loc"])
-        raise SqlibError(f"{path}: damaged: expected a list of claims: {where}: {first['msg']}") from None
+    check_recorded(list[_Row], rows, path)
     numbers = ("effect", "low", "high", "p", "p_margin", "p_holm", "p_margin_holm")
 
     def known(row: dict) -> dict:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field
 
-from sqlib.checked import SqlibError, digest
+from sqlib.checked import Recorded, SqlibError, check_recorded, digest
 from sqlib.data.datasets import DATASET_NAMES, dataset_title
 from sqlib.files import read_json, reading, to_json, write_atomically
 from sqlib.measures import MEASURES
@@ -106,47 +106,87 @@ def save_run(
     pack(model, folder / PACKED, class_names(run))
 
 
+class _Git(Recorded):
+    revision: str
+    dirty: bool
+
+
+class _Origin(Recorded):
+    """Where a result comes from."""
+
+    git: _Git | None = None
+    packages: dict | None = None
+    data: dict | None = None
+    cpu: str | None = None
+    cpu_version: str | None = None
+    platform: str | None = None
+    python: str | None = None
+    started: str | None = None
+    ended: str | None = None
+    seconds: float | None = None
+
+
+class _RunOrigin(_Origin):
+    precision: str | None = None
+    device: str | None = None
+
+
+class _JobOrigin(_Origin):
+    """The same of what is no run."""
+
+    data: dict[Literal[DATASET_NAMES], dict] | None = None
+    precision: list | None = None
+    digest: str | None = None
+    seeds: list | None = None
+    notebook: dict | None = None
+
+
+class _Result(Recorded):
+    """`result.json`. files: hashed by `fault`, so that nothing but a run's own may be named."""
+
+    id: str
+    run: dict
+    digest: str
+    metrics: dict[str, Annotated[float, Field(gt=-1e300, lt=1e300)] | None]
+    curves: dict
+    history: list
+    provenance: _RunOrigin
+    files: dict[Literal["model.safetensors", "per_image.safetensors"], str] = {}
+
+
+class _WithRun(Recorded):
+    run: Run
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run folder has its `result.json`, which is written last."""
+    return (Path(folder) / "result.json").is_file()
+
+
+def saved_model(folder: Path) -> Path | None:
+    """The file of a run folder that `load_model` reads, None if there is none: results are published with some models."""
+    files = (Path(folder) / name for name in ("model.safetensors", PACKED))
+    return next((path for path in files if path.is_file()), None)
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """The content of a run folder's `result.json`; SqlibError if it is missing or malformed."""
     path = Path(folder) / "result.json"
     result = read_json(path)
     if result.get("format") != FORMAT:
         raise SqlibError(f"{path}: format is {result.get('format')!r}, this version reads {FORMAT}: make the run again")
-    kinds = {
-        "id": str, "run": dict, "digest": str, "metrics": dict, "curves": dict, "history": list, "provenance": dict,
-    }  # fmt: skip
-    for key, kind in kinds.items():
-        if not isinstance(result.get(key), kind):
-            raise SqlibError(f"{path}: malformed: '{key}' is missing or not {kind.__name__}")
-    for name, value in result["metrics"].items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-        if not (number or value is None):
-            raise SqlibError(f"{path}: malformed: metrics.{' '.join(name.split())[:80]} is not a number")
+    check_recorded(_Result, result, path)
     metrics = result["metrics"]
     if None not in (metrics.get("random_auc"), metrics.get("deletion_auc")):  # all that older versions wrote
         metrics.setdefault("faithfulness_gap", metrics["random_auc"] - metrics["deletion_auc"])
-    files = result.get("files", {})  # hashed by `fault`: nothing but a run's own may be named
-    known = isinstance(files, dict) and files.keys() <= {"model.safetensors", "per_image.safetensors"}
-    if not known or not all(isinstance(stated, str) for stated in files.values()):
-        raise SqlibError(f"{path}: malformed: 'files' is not the SHA-256 of each of the run's files")
-    origin = result["provenance"]
-    for key, kind in _ORIGIN.items():
-        if not isinstance(origin.get(key), kind | None):
-            raise SqlibError(f"{path}: malformed: provenance.{key} is not {kind}")
-    if not isinstance((origin.get("git") or {}).get("revision", ""), str):
-        raise SqlibError(f"{path}: malformed: provenance.git.revision is not a text")
     return result
 
 
 def run_of(folder: Path) -> Run:
     """The parameters of the finished run in `folder`; SqlibError if there is none or its parameters are not valid."""
     result = read_result(folder)
-    try:
-        run = Run.model_validate(result["run"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = " ".join(".".join(map(str, first["loc"])).split())[:120]
-        raise SqlibError(f"{folder}/result.json: malformed: run.{where}: {first['msg']}") from None
+    check_recorded(_WithRun, result, Path(folder) / "result.json")
+    run = Run.model_validate(result["run"])
     if digest(run) != result["digest"]:
         raise SqlibError(f"{folder}/result.json: altered: its parameters do not have the digest it states")
     return run
@@ -160,9 +200,9 @@ def load_model(folder: Path) -> "torch.nn.Module":
     from sqlib.deploy.packed import load_packed
     from sqlib.networks.network import build_model
 
-    run, packed = run_of(folder), Path(folder) / PACKED
-    if packed.exists() and not (Path(folder) / "model.safetensors").exists():
-        return load_packed(packed)
+    run, saved = run_of(folder), saved_model(folder)
+    if saved is not None and saved.name == PACKED:
+        return load_packed(saved)
     model = build_model(run.network, run.setup).float()  # whatever number torch takes when nobody says one
     try:
         model.load_state_dict(_read_tensors(Path(folder), "model.safetensors"), strict=True)
@@ -238,7 +278,7 @@ def fault(folder: Path) -> str | None:
     Reads and hashes the run's files, but builds no model: takes milliseconds, without importing torch.
     """
     folder = Path(folder)
-    if not (folder / "result.json").exists():
+    if not finished(folder):
         return "not made yet"
     try:
         stamp, result = read_json(folder / "parameters.json"), read_result(folder)
@@ -274,11 +314,7 @@ def any_reports_folder(root: Path | None = None) -> Path:
 def any_run_folder(setup: str | None = None, root: Path | None = None) -> Path:
     """The first finished run of `any_reports_folder` whose model is there, of this setup if there is one."""
     runs = any_reports_folder(root) / "runs"
-    folders = sorted(
-        path.parent
-        for path in runs.glob("*/*/*/*/seed*/result.json")
-        if (path.parent / "model.safetensors").exists() or (path.parent / PACKED).exists()
-    )
+    folders = sorted(path.parent for path in runs.glob("*/*/*/*/seed*/result.json") if saved_model(path.parent))
     if not folders:
         raise SqlibError(f"no trained model under {runs}: run `make smoke` (minutes) or `make reproduce` first")
     return next((folder for folder in folders if folder.parts[-3] == setup), folders[0])
@@ -331,7 +367,7 @@ def collect(study: Study | None, reports_folder: Path) -> "pandas.DataFrame":
         folders = [run.folder(reports_folder) for run in study.runs()]
     rows, rounded = [], _post_training(Path(reports_folder) / "results")
     for folder in folders:
-        if not (folder / "result.json").exists():
+        if not finished(folder):
             continue
         result, run = read_result(folder), run_of(folder)
         keys = {"dataset": run.dataset, "network": run.network, "setup": run.setup.name, "training": run.training}
@@ -377,12 +413,6 @@ def compare_page(study: Study, dataset: str, network: str) -> str:
 
 # ---- where results come from -----------------------------------------------------------------------------------------
 
-# What readers rely on; all of it may be missing or null.
-_ORIGIN = {
-    "git": dict, "packages": dict, "data": dict, "cpu": str, "cpu_version": str, "platform": str, "python": str,
-    "precision": str, "device": str, "started": str, "ended": str, "seconds": int | float,
-}  # fmt: skip
-
 
 def write_origin(
     study: Study,
@@ -420,25 +450,18 @@ def origin_path(reports: Path, name: str) -> Path:
 def read_origin(path: Path) -> dict[str, Any]:
     """What `write_origin` wrote; SqlibError if it is not there or damaged."""
     origin = read_json(path)
-    kinds = {**_ORIGIN, "digest": str, "seeds": list, "notebook": dict, "precision": list}
-    for key, kind in kinds.items():
-        if key not in origin and key != "device":
-            raise SqlibError(f"{path}: malformed: {key} is missing")
-        if not isinstance(origin.get(key), kind | None):
-            raise SqlibError(f"{path}: malformed: {key} is not {kind}")
-    data, git, packages = (origin.get(key) or {} for key in ("data", "git", "packages"))
-    if not (data.keys() <= set(DATASET_NAMES) and all(isinstance(sums, dict) for sums in data.values())):
-        raise SqlibError(f"{path}: malformed: data is not the sums of files by data set")
-    if (git and not git.keys() >= {"revision", "dirty"}) or not packages.keys() >= set(PACKAGES):
-        raise SqlibError(f"{path}: malformed: git or packages lacks an entry")
+    lacking = (_JobOrigin.model_fields.keys() - origin.keys()) | (set(PACKAGES) - (origin.get("packages") or {}).keys())
+    if lacking:
+        raise SqlibError(f"{path}: damaged: {', '.join(sorted(lacking))} is missing")
+    check_recorded(_JobOrigin, origin, path)
     return origin
 
 
 def made_from(of: Sequence[Run], reports: Path) -> dict[str, Any]:
     """Of some runs: the SHA-256 sums of their data by data set, the precisions in which the finished ones were trained, and
     their seeds."""
-    finished = [run.folder(reports) for run in of if (run.folder(reports) / "result.json").exists()]
-    precisions = {read_result(folder)["provenance"].get("precision") for folder in finished}
+    folders = [folder for run in of if finished(folder := run.folder(reports))]
+    precisions = {read_result(folder)["provenance"].get("precision") for folder in folders}
     return {
         "data": {dataset: data_sums(dataset) for dataset in dict.fromkeys(run.dataset for run in of)},
         "precision": sorted(precisions - {None}),

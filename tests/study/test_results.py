@@ -190,8 +190,8 @@ def test_a_missing_result_is_one_clear_line(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda result: result.pop("metrics"), "'metrics' is missing"),
-        (lambda result: result["metrics"].update(gini="high"), "metrics.gini is not a number"),
+        (lambda result: result.pop("metrics"), "metrics: Field required"),
+        (lambda result: result["metrics"].update(gini="high"), "metrics.gini: Input should be a valid number"),
         (lambda result: result["run"].update(seed="0"), "run.seed"),
         (lambda result: result["run"].update(colour="red"), "run.colour"),
         (lambda result: result["run"].update(seed=7), "altered"),

@@ -272,10 +272,6 @@ def agreement_with(
 
 
 def _float_models(study: Study, run: Run, reports: Path) -> list[tuple[Run, Network]]:
-    models = []
-    for other in results.compared_with(study, run):
-        folder = other.folder(reports)
-        made = any((folder / name).exists() for name in ("model.safetensors", results.PACKED))
-        if made and (folder / "result.json").exists():
-            models.append((other, results.load_model(folder)))
-    return models
+    folders = [(other, other.folder(reports)) for other in results.compared_with(study, run)]
+    there = [(other, folder) for other, folder in folders if results.finished(folder) and results.saved_model(folder)]
+    return [(other, results.load_model(folder)) for other, folder in there]

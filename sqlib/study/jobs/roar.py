@@ -192,8 +192,7 @@ def explained_runs(study: Study, dataset: str, budget: Budget) -> list[Run]:
 def load_explained(study: Study, run: Run, reports: Path) -> Network:
     """The trained network of a run; SqlibError that says how to make it when it is not there."""
     folder = run.folder(reports)
-    made = (folder / "result.json").exists()
-    if not made or not any((folder / name).exists() for name in ("model.safetensors", results.PACKED)):
+    if not (results.finished(folder) and results.saved_model(folder)):
         raise SqlibError(
             f"{folder}: no trained model: make it first with `python -m sqlib train {study.name} {run.id}`"
         )
