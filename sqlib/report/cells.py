@@ -62,12 +62,14 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
     plt.close(fig)
     width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
     across = round(width * 96 / _dpi(fig))
-    display(
-        HTML(
-            f'<figure id="{html.escape(name)}"><img alt="{html.escape(alt)}" width="{across}" '
-            f'height="{round(height * across / width)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        )
+    display(HTML(_figure_html(name, "png", image, (across, round(height * across / width)), caption, alt)))
+
+
+def _figure_html(name: str, kind: str, image: bytes, size: tuple[int, int], caption: str, alt: str) -> str:
+    return (
+        f'<figure id="{html.escape(name)}"><img alt="{html.escape(alt)}" width="{size[0]}" height="{size[1]}" '
+        f'src="data:image/{kind};base64,{base64.b64encode(image).decode()}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 
@@ -159,15 +161,9 @@ def animation(figs: Sequence, name: str, caption: str, alt: str, seconds: float 
     frames[0].save(
         moving, "webp", save_all=True, append_images=frames[1:], duration=round(1000 * seconds), lossless=True
     )
-    width, height = frames[0].size
-    display(
-        HTML(
-            f'<details class="animation"><summary>Watch it move ({len(frames)} pictures, {len(frames) * seconds:.0f} s, '
-            f'again and again until closed)</summary><figure id="{html.escape(name)}"><img alt="{html.escape(alt)}" '
-            f'width="{width}" height="{height}" src="data:image/webp;base64,{base64.b64encode(moving.getvalue()).decode()}">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure></details>"
-        )
-    )
+    shown = _figure_html(name, "webp", moving.getvalue(), frames[0].size, caption, alt)
+    duration = f"{len(frames)} pictures, {len(frames) * seconds:.0f} s, again and again until closed"
+    display(HTML(f'<details class="animation"><summary>Watch it move ({duration})</summary>{shown}</details>'))
 
 
 def table(

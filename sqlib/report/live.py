@@ -30,15 +30,20 @@ class LiveTraining:
         self.strips: list[Tensor] = []
         self.model: Network | None = None
         self.history: list[dict] = []
-        self._watched = not os.environ.get(
-            "SQLIB_UNWATCHED"
-        )  # set by `sqlib.workflow.notebooks`: pictures would be for nobody
+        # Set by `sqlib.workflow.notebooks`: pictures would be for nobody.
+        self._watched = not os.environ.get("SQLIB_UNWATCHED")
         self._cut_short = False
         self._said = time.monotonic()
         self._first: tuple[float, int] | None = None  # when, and after how many steps, the warming up was over
-        self._line = display(HTML(f"<p>{run.id}: epoch 1 of {run.epochs} under way</p>"), display_id=True)
-        self._curves = display(HTML(""), display_id=True)
-        self._maps = display(HTML(""), display_id=True)
+        self._line = display(self._told(f"epoch 1 of {run.epochs} under way"), display_id=True)
+        self._curves, self._maps = display(HTML(""), display_id=True), display(HTML(""), display_id=True)
+
+    def _told(self, words: str) -> HTML:
+        return HTML(f"<p>{self.run.id}: {words}</p>")
+
+    def _say(self, words: str) -> None:
+        """One line above the pictures, in place of the last one; `words` are HTML."""
+        self._line.update(self._told(words))
 
     def __call__(self, progress: Progress) -> None:
         self.images, self.model, self.history = progress.strip_images, progress.model, list(progress.history)
@@ -47,11 +52,9 @@ class LiveTraining:
         left = progress.epochs - last["epoch"]
         seconds = sum(entry["seconds"] for entry in progress.history) / len(progress.history)
         waiting = f"about {left * seconds:.0f} s left" if left else "done"
-        self._line.update(
-            HTML(
-                f"<p>{self.run.id}: epoch {last['epoch']} of {progress.epochs}, loss {last['train_loss']:.3f}, validation "
-                f"accuracy {100 * last['val_accuracy']:.2f}%, dead maps {100 * last['val_dead_map_rate']:.1f}%; {waiting}</p>"
-            )
+        self._say(
+            f"epoch {last['epoch']} of {progress.epochs}, loss {last['train_loss']:.3f}, validation accuracy "
+            f"{100 * last['val_accuracy']:.2f}%, dead maps {100 * last['val_dead_map_rate']:.1f}%; {waiting}"
         )
         if not self._watched:
             return
@@ -74,11 +77,9 @@ class LiveTraining:
         else:
             began, before = self._first
             left = f"about {(now - began) / (done - before) * (self.run.epochs * batches - done):.0f} s left"
-        self._line.update(
-            HTML(
-                f"<p>{self.run.id}: epoch {epoch} of {self.run.epochs}, batch {batch:,} of {batches:,} "
-                f'<progress aria-label="training" value="{done}" max="{self.run.epochs * batches}"></progress> {left}</p>'
-            )
+        self._say(
+            f"epoch {epoch} of {self.run.epochs}, batch {batch:,} of {batches:,} "
+            f'<progress aria-label="training" value="{done}" max="{self.run.epochs * batches}"></progress> {left}'
         )
 
     def interrupted(self) -> tuple[Network, list[dict]]:
@@ -88,17 +89,14 @@ class LiveTraining:
         """
         self._cut_short = True
         if not self.history:
-            self._line.update(HTML(f"<p>{self.run.id}: interrupted in its first epoch</p>"))
+            self._say("interrupted in its first epoch")
             raise Interrupted(
                 "Interrupted before the first epoch ended: there is nothing to show yet. Run this cell to train again; "
                 "what stands below, if anything, is of an earlier training."
             )
-        self._line.update(
-            HTML(
-                f"<p>{self.run.id}: <strong>interrupted</strong>. What follows is the network after epoch "
-                f"{len(self.history)} of {self.run.epochs}, or a little later"
-                f"{'; nothing is saved' * (len(self.history) < self.run.epochs)}.</p>"
-            )
+        self._say(
+            f"<strong>interrupted</strong>. What follows is the network after epoch {len(self.history)} of "
+            f"{self.run.epochs}, or a little later{'; nothing is saved' * (len(self.history) < self.run.epochs)}."
         )
         return self.model.eval(), self.history
 

@@ -16,6 +16,7 @@ from sqlib.checked import Recorded, SqlibError, check_recorded
 from sqlib.data.datasets import dataset_title
 from sqlib.files import read_json
 from sqlib.measures import Measure
+from sqlib.report.runs_table import to_show
 from sqlib.report.words import training_title
 from sqlib.statistics import Interval, bootstrap
 from sqlib.study.parameters import Quality, Run, Study
@@ -154,6 +155,13 @@ class QualityValues:
         return replace(found, low=math.nan, high=math.nan) if runs and runs[0].setup.is_float else found
 
 
+def columns_of(run: Run) -> dict[str, Any]:
+    """What names a run in a table: dataset, network, setup, training, seed."""
+    return {
+        "dataset": run.dataset, "network": run.network, "setup": run.setup.name, "training": run.training, "seed": run.seed,
+    }  # fmt: skip
+
+
 def counted(rows: Sequence[np.ndarray]) -> str:
     """How many values there are, such as '3 × 425 to 453': seeds x images that have one (their maps are alive)."""
     counts = [int((~np.isnan(row)).sum()) for row in rows]
@@ -173,7 +181,8 @@ def groups(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
     """Runs that differ only in their seed: (dataset, network, setup, training) -> runs."""
     found: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in runs:
-        found.setdefault((run.dataset, run.network, run.setup.name, run.training), []).append(run)
+        *key, _ = columns_of(run).values()
+        found.setdefault(tuple(key), []).append(run)
     return found
 
 
@@ -190,22 +199,22 @@ def family(
 
     shown, long = [], []
     for (dataset, network, setup, training), runs in groups(values.measured()).items():
-        ceiling = kind == "agreement" and runs[0].setup.is_float
+        alike = kind == "agreement"
+        ceiling = alike and runs[0].setup.is_float
+        name = f"{setup}: the ceiling" if ceiling else setup
         line = {
             "dataset": dataset_title(dataset),
             "network": network,
-            "setup": f"{setup}: the ceiling" if ceiling else setup,
+            "setup": name,
             "training": training_title(training),
         }
         cells = {}
         for measure in measures:
-            if kind == "agreement":
-                rows, found = values.agreements(runs, measure.name), values.agreement(runs, measure.name)
-            else:
-                rows, found = (
-                    values.rows(runs, f"{kind}/{measure.name}"),
-                    values.interval(runs, f"{kind}/{measure.name}"),
-                )
+            name = measure.name if alike else f"{kind}/{measure.name}"
+            rows, found = (
+                (values.agreements(runs, name), values.agreement(runs, name)) if alike
+                else (values.rows(runs, name), values.interval(runs, name))
+            )  # fmt: skip
             line["n"] = counted(rows)
             cells[measure.heading] = cell(found, measure.decimals)
             if ceiling and len(rows) > 1:
@@ -220,10 +229,7 @@ def family(
             )  # fmt: skip
         if any(text != "–" for text in cells.values()):
             shown.append({**line, **cells})
-    table = pandas.DataFrame(shown)
-    if len(table) and table["network"].nunique() == 1:
-        table = table.drop(columns="network")
-    return table, pandas.DataFrame(long)
+    return to_show(shown), pandas.DataFrame(long)
 
 
 def cell(found: Interval, decimals: int = 3) -> str:
@@ -249,13 +255,7 @@ def flagged(values: QualityValues) -> "pandas.DataFrame":
         for method, kinds in values.summary(run)["methods"].items():
             for surrogate, found in kinds.items():
                 sane = found["sanity"]
-                rows.append(
-                    {
-                        "dataset": run.dataset, "network": run.network, "setup": run.setup.name,
-                        "training": run.training, "seed": run.seed, "method": method, "surrogate": surrogate,
-                        "spearman": sane["spearman"]["mean"],
-                        "spearman_foreground": sane["spearman_foreground"]["mean"],
-                        "flagged": sane["flagged"], "flagged_foreground": sane["flagged_foreground"],
-                    }
-                )  # fmt: skip
+                means = {name: sane[name]["mean"] for name in ("spearman", "spearman_foreground")}
+                flags = {name: sane[name] for name in ("flagged", "flagged_foreground")}
+                rows.append({**columns_of(run), "method": method, "surrogate": surrogate, **means, **flags})
     return pandas.DataFrame(rows)

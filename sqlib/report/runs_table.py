@@ -162,8 +162,15 @@ def summary(df, columns: Sequence[str], reference: str, interval: bool = False):
                 text += f" ({measure.factor * difference:+.{measure.decimals}f})"
             line[measure.heading] = text.replace("-", "−")
         shown.append(line)
-    shown, long = pandas.DataFrame(shown), pandas.DataFrame(long)
-    return (shown.drop(columns="network") if len(shown) and shown["network"].nunique() == 1 else shown), long
+    return to_show(shown), pandas.DataFrame(long)
+
+
+def to_show(lines: list[dict]) -> "pandas.DataFrame":
+    """The lines as a table, without the network where all have the same."""
+    import pandas
+
+    table = pandas.DataFrame(lines)
+    return table.drop(columns="network") if len(table) and table["network"].nunique() == 1 else table
 
 
 def with_spread(values: np.ndarray, measure: Measure, ends: tuple[float, float] | None = None) -> str:
