@@ -19,7 +19,7 @@ from sqlib.measures import Measure
 from sqlib.report.runs_table import to_show
 from sqlib.report.words import training_title
 from sqlib.statistics import Interval, bootstrap
-from sqlib.study.parameters import Quality, Run, Study
+from sqlib.study.parameters import Run, Study
 
 if TYPE_CHECKING:
     import pandas
@@ -114,11 +114,12 @@ class QualityValues:
         from sqlib.measures.faithfulness import FRACTIONS
         from sqlib.study.jobs import quality
         from sqlib.study.results import load_model
+        from sqlib.training.examples import to_float
 
-        study, folder = self.study.model_copy(update={"quality": Quality(images=images)}), run.folder(self.reports)
-        model, data = load_model(folder), load(run.dataset)
+        model, data = load_model(run.folder(self.reports)), load(run.dataset)
         methods, random_curves, tensors = quality.measure_maps_of(model, data, run.seed, images, ("gradient",))
-        agreement, alike = quality.agreement_with(study, run, folder, model, data)
+        seen, labels = to_float(data.test_images[:images]), data.test_labels[:images]
+        agreement, alike = quality.agreement_with(self.study, run, self.reports, model, seen, labels)
         self._tensors[run.id] = {name: values.float().numpy() for name, values in (tensors | alike).items()}
         self._summaries[run.id] = {
             "parameters": {"images": images},

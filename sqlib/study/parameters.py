@@ -7,7 +7,7 @@ the key, the value and, where there is one, the nearest valid name.
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,6 +23,11 @@ Epochs = Annotated[int, Field(ge=1, le=1000)]
 Shift = Annotated[int, Field(ge=0, le=8, description="pixels")]
 
 
+def _unsaid(default: Any) -> Any:
+    """A field that is left out where it has its default: runs from before there was such a field keep their digests."""
+    return Field(default=default, exclude_if=lambda value: value == default)
+
+
 class Training(Strict):
     """One run's training; the same for every run of a study but for epochs and shift, which a data set may have of its own.
 
@@ -32,11 +37,11 @@ class Training(Strict):
     """
 
     epochs: Epochs | dict[str, Epochs] = 4
-    shift: Annotated[Shift | dict[str, Shift], Field(exclude_if=lambda value: value == 0)] = 0
+    shift: Shift | dict[str, Shift] = _unsaid(0)
     batch_size: Annotated[int, Field(ge=1, le=55_000)] = 512
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
-    beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999)] = 0.999
+    beta2: Annotated[float, Field(ge=0, lt=1)] = _unsaid(0.999)
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     images: Annotated[int, Field(ge=10, le=55_000)] = 55_000
     validation_images: Annotated[int, Field(ge=10, le=5_000)] = 5_000

@@ -56,7 +56,9 @@ def measure_quality(study: Study, run: Run, folder: Path) -> dict[str, Any]:
     model, data = results.load_model(folder), load(run.dataset)
     methods = METHODS if run.setup.name in wanted.every_method else ("gradient",)
     measured, random_curves, per_image = measure_maps_of(model, data, run.seed, wanted.images, methods)
-    agreement, alike = agreement_with(study, run, folder, model, data)
+    images, labels = to_float(data.test_images[: wanted.images]), data.test_labels[: wanted.images]
+    reports = Path(folder).parents[len(Path(run.id).parts)]
+    agreement, alike = agreement_with(study, run, reports, model, images, labels)
     tensors = save({name: values.float().contiguous() for name, values in (per_image | alike).items()})
     result = {
         "run": run.id,
@@ -239,39 +241,32 @@ def agreement(
 
 
 def agreement_with(
-    study: Study, run: Run, folder: Path, model: Network | None = None, data: Dataset | None = None
+    study: Study, run: Run, reports: Path, model: Network, images: Tensor, labels: Tensor
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Agreement of a run's gradient maps with the float run's of the same seed; of a float run's with the other seeds'.
 
-    The second is the *ceiling* of the first: how much two networks agree that differ in nothing but their seed. Reads the
-    float runs of the same data set, network and training from their folders beside `folder`. One that is not made is left
-    out, and the result names what was compared: a job needs all of them as its inputs.
+    The second is the *ceiling* of the first: how much two networks agree that differ in nothing but their seed. A float run
+    that is not made, or whose model is not there, is left out, and the result names what was compared: a job needs all of
+    them as its inputs.
 
     Args:
-        study: its first float setup and its seeds say which runs to compare with; `study.quality` on how many images.
-        folder: the run's, `<reports>/runs/<run id>`.
-        model, data: the run's, where they are loaded already.
+        study: its first float setup and its seeds say which runs to compare with, see `results.compared_with`.
+        reports: where these runs are, of the same data set, network and training.
+        model: the run's own.
+        images, labels: (N,C,28,28) in [0,1] and (N,), on which they are compared.
 
-    Returns ({run id: {surrogate: {measure: {mean, n}}}}, {`agreement/<run id>/<surrogate>/<measure>`: (N,) values}): the
-    float run of the same seed for a quantised run, those of later seeds for a float run, so that no pair comes twice.
+    Returns ({run id: {surrogate: {measure: {mean, n}}}}, {`agreement/<run id>/<surrogate>/<measure>`: (N,) values}).
     Errors (SqlibError): a run that is there is damaged.
     """
-    model = results.load_model(folder) if model is None else model
-    data = load(run.dataset) if data is None else data
-    count = (study.quality or Quality()).images
-    images, labels = to_float(data.test_images[:count]), data.test_labels[:count]
     means: dict[str, Any] = {}
     per_image: dict[str, Tensor] = {}
-    for other, other_model in _float_models(study, run, Path(folder).parents[len(Path(run.id).parts)]):
-        means[other.id] = {}
+    for other in results.compared_with(study, run):
+        folder = other.folder(reports)
+        if not (results.finished(folder) and results.saved_model(folder)):
+            continue
+        means[other.id], other_model = {}, results.load_model(folder)
         for surrogate in surrogates(model, "gradient"):
             values = agreement(model, other_model, images, labels, surrogate)
             means[other.id][surrogate] = {name: mean_and_count(v) for name, v in values.items()}
             per_image |= {f"agreement/{other.id}/{surrogate}/{name}": v for name, v in values.items()}
     return means, per_image
-
-
-def _float_models(study: Study, run: Run, reports: Path) -> list[tuple[Run, Network]]:
-    folders = [(other, other.folder(reports)) for other in results.compared_with(study, run)]
-    there = [(other, folder) for other, folder in folders if results.finished(folder) and results.saved_model(folder)]
-    return [(other, results.load_model(folder)) for other, folder in there]

@@ -145,21 +145,27 @@ def test_a_float_method_is_measured_on_the_gradient_alone_unless_the_study_says_
     assert list(result["methods"]) == ["gradient"] and result["parameters"]["images"] == 30
 
 
-def test_agreement_names_the_runs_it_compared(study, reports):
+def test_agreement_names_the_runs_it_compared(study, reports, blobs):
+    def agreement_with(run):
+        model = results.load_model(run.folder(reports))
+        return quality.agreement_with(
+            study, run, reports, model, to_float(blobs.test_images[:30]), blobs.test_labels[:30]
+        )
+
     floats = [run_of(study, 32, seed) for seed in SEEDS]
     run = run_of(study, 2, 1)
-    means, per_image = quality.agreement_with(study, run, run.folder(reports))
+    means, per_image = agreement_with(run)
     assert list(means) == [floats[1].id] and set(means[floats[1].id]) == {"straight_through", "unclipped"}
     name = f"agreement/{floats[1].id}/unclipped/ssim"
     assert per_image[name].shape == (30,)
     assert means[floats[1].id]["unclipped"]["ssim"]["n"] == int((~per_image[name].isnan()).sum())
 
     # The ceiling: every pair of float runs once, at the run of the earlier seed.
-    pairs = [list(quality.agreement_with(study, other, other.folder(reports))[0]) for other in floats]
+    pairs = [list(agreement_with(other)[0]) for other in floats]
     assert pairs == [[floats[1].id, floats[2].id], [floats[2].id], []]
 
     (floats[1].folder(reports) / "result.json").unlink()
-    assert quality.agreement_with(study, run, run.folder(reports)) == ({}, {})
+    assert agreement_with(run) == ({}, {})
 
 
 def test_the_insertion_control_is_a_random_order_too(make_setup, blobs):
