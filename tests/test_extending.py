@@ -21,7 +21,9 @@ SECTIONS = {
     part.split("\n", 1)[0]: re.findall(r"^```(\w+)\n(.*?)^```$", part, flags=re.M | re.S)
     for part in PAGE.split("\n## ")[1:]
 }
-SETUP, NETWORK, METRIC, METHOD, DATA, TOGETHER = SECTIONS
+SETUP, MEASURE, METHOD, NETWORK, PAGE_OF_ITS_OWN, DATA, TOGETHER = SECTIONS
+FILES = {kind: int(count) for kind, count in re.findall(r"^\| \[([\w ]+)\].* \| (\d) \|$", PAGE, flags=re.M)}
+"""How many files a new thing takes, as the table at the top of the page says."""
 pytestmark = pytest.mark.end_to_end
 
 
@@ -47,6 +49,12 @@ class Reader:
             (root / "downloads/KMNIST/raw" / name).write_bytes(
                 idx_header(tuple(values.shape)) + values.numpy().tobytes()
             )
+
+    def files(self) -> dict[Path, bytes]:
+        """What is in the repository, without what commands make."""
+        folders = (self.root / name for name in ("sqlib", "params", "notebooks"))
+        paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in paths if "__pycache__" not in path.parts}
 
     def run(self, *command: str, **more) -> str:
         own = {"PYTHONPATH": str(self.root), "GIT_CEILING_DIRECTORIES": str(self.root.parent)}
@@ -82,7 +90,8 @@ def reader(tmp_path):
 def test_the_page_has_its_examples():
     languages = {section: {language for language, _ in blocks} for section, blocks in SECTIONS.items()}
     assert languages[SETUP] == languages[TOGETHER] == {"yaml", "sh"}
-    assert languages[NETWORK] == languages[METRIC] == languages[METHOD] == {"diff", "python", "text"}
+    assert languages[MEASURE] == languages[METHOD] == languages[NETWORK] == {"diff", "python", "text"}
+    assert languages[PAGE_OF_ITS_OWN] == {"python", "sh", "diff"}
     assert languages[DATA] == {"python", "sh", "diff"}
     assert PAGE.count("```") == 2 * sum(map(len, SECTIONS.values()))
 
@@ -93,13 +102,27 @@ def test_a_setup_in_a_study(reader):
     assert '"first8"' in result
 
 
-@pytest.mark.parametrize("section", [NETWORK, METRIC, METHOD])
-def test_a_change_to_the_code_does_what_the_page_prints(reader, section):
+@pytest.mark.parametrize(
+    "kind, section", {"measure": MEASURE, "attribution method": METHOD, "network": NETWORK}.items()
+)
+def test_a_change_to_the_code_does_what_the_page_prints_in_as_many_files_as_it_says(reader, kind, section):
+    before = reader.files()
     reader.read(section)
+    assert len(reader.files().items() - before.items()) == FILES[kind] <= 2
+
+
+def test_a_page(reader):
+    reader.read(SETUP)
+    before = reader.files()
+    reader.read(PAGE_OF_ITS_OWN)
+    assert len(reader.files().items() - before.items()) == FILES["page"] == 2
+    assert "The worst and the best seed" in (reader.root / "reports/own/seeds.html").read_text()
 
 
 def test_a_data_set(reader):
+    before = reader.files()
     reader.read(DATA)
+    assert len(reader.files().items() - before.items()) == FILES["data set"] == 1
     assert reader.printed == ""
     assert len(list((reader.root / "data/kmnist").glob("*.idx"))) == 4
     upright = read_idx(default_root() / "mnist/t10k-images.idx")
@@ -115,4 +138,5 @@ def test_all_of_it_in_one_study(reader):
     assert (row["dataset"], row["network"], row["setup"]) == ("kmnist", "deep", "first8")
     assert 0.1 < float(row["mass_in_top"]) <= 1
     assert "mass in the top 10% ↑" in (reports / "tables.html").read_text()
+    assert (reports / "seeds.html").exists()
     assert '"patches"' in (reports / "runs/kmnist/deep/first8/standard/seed0/quality.json").read_text()
