@@ -53,7 +53,7 @@ def anchors(page):
 def test_every_command_is_there(page):
     targets, jobs = commands(page.read_text())
     assert targets <= TARGETS
-    assert jobs <= COMMANDS
+    assert jobs <= COMMANDS | {"seeds"}  # which docs/extending.md adds
 
 
 def test_a_command_that_is_not_there_would_be_seen():
