@@ -1,4 +1,4 @@
-"""Saliency-guided training done plainly: the procedure of its authors' code as DESIGN.md describes it, in our own words.
+"""Saliency-guided training done plainly: the procedure of its authors' code as docs/method.md describes it, in our own words.
 
 Ismail et al. 2021 (arXiv 2111.14338). What makes it plain: a float32 network of stock torch layers, a Captum call a batch, a
 Python loop over the samples to mask them, a pass each for the clean and the masked images. One known fault is not

@@ -1,7 +1,7 @@
 """Executing a notebook as a job, with papermill, in a kernel of this very interpreter.
 
 papermill alone takes a killed kernel for a success, so a run counts only when no error came up *and* the files it owes
-are there and new (DESIGN.md, Traps).
+are there and new.
 """
 
 import ast

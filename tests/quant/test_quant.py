@@ -256,7 +256,7 @@ def test_make_activation():
 
 # -------------------------------------------------------------------------------------------------------- weights
 
-SAWB = {  # bits, zero_aligned: c1, c2, clip for N(0,1) weights (DESIGN.md)
+SAWB = {  # bits, zero_aligned: c1, c2, clip for N(0,1) weights (docs/method.md)
     (2, False): (3.12, -2.064, 1.473),
     (3, False): (7.509, -6.892, 2.010),
     (4, False): (12.68, -12.80, 2.467),
