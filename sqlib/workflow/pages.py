@@ -210,7 +210,7 @@ class Kind:
     title: str = ""
     on_index: str = ""
     answers: str = ""
-    said: str = "made {}"
+    said: str = ""
     needs: Callable[[Study, Subject], list[str]] = nothing
     seconds: float = 10.0
     only: Callable[[Study, Subject], bool] = lambda study, about: True
@@ -356,6 +356,11 @@ class Job:
     @property
     def title(self) -> str:
         return self.kind.title.format(self.about.words)
+
+    @property
+    def done(self) -> str:
+        """What is said when it is done."""
+        return self.kind.said.format(self.target) or f"made the page {self.title}"
 
     @property
     def command(self) -> str:

@@ -430,7 +430,7 @@ class Progress:
         return f"[{len(self.finished) + len(self.failed):>{len(total)}}/{total}]"
 
     def _did(self, job: Job) -> str:
-        said = job.kind.said.format(job.target)
+        said = job.done
         if job.kind.name == "train":
             with suppress(SqlibError, KeyError, TypeError):
                 result = results.read_result(self.reports / "runs" / job.target)

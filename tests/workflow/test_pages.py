@@ -7,8 +7,9 @@ import pytest
 from sqlib.places import REPOSITORY
 from sqlib.study import sources
 from sqlib.study.parameters import load_study
-from sqlib.workflow.commands import app
-from sqlib.workflow.pages import jobs_of, pages_of, write_stamps
+from sqlib.workflow import pages
+from sqlib.workflow.commands import app, page_command
+from sqlib.workflow.pages import KIND, Kind, jobs_of, pages_of, write_stamps
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +19,36 @@ def study():
 
 def test_every_job_has_its_own_place_and_command():
     study = load_study("smoke").model_copy(update={"networks": ["lenet", "sgt_cnn"], "seeds": [0, 1]})
-    jobs, pages = jobs_of(study), pages_of(study)
-    for each in (jobs, pages):
+    jobs, made = jobs_of(study), pages_of(study)
+    for each in (jobs, made):
         assert len({job.command for job in each}) == len({job.log for job in each}) == len(each)
-    assert len({page.html for page in pages}) == len({page.notebook for page in pages}) == len(pages)
+    assert len({page.html for page in made}) == len({page.notebook for page in made}) == len(made)
     outputs = [path for job in jobs for path in job.outputs]
     assert len(set(outputs)) == len(outputs)
     known = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     assert {job.command.split()[0] for job in jobs} <= known
-    assert sum(page.kind.name == "saliency" for page in pages) == 2 * 2 * 4 * 2
+    assert sum(page.kind.name == "saliency" for page in made) == 2 * 2 * 4 * 2
+
+
+def test_a_page_more_is_a_row(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
+    row = Kind(
+        "mistakes", pages.datasets, "9_mistakes.ipynb", title="Mistakes: {}", help="Show them.", needs=pages.results
+    )
+    page, other = jobs_of(study, [row])
+    assert (page.title, page.command, page.done) == (
+        "Mistakes: MNIST",
+        "mistakes smoke mnist",
+        "made the page Mistakes: MNIST",
+    )
+    assert page.outputs == ["results/mistakes_mnist.json", "mistakes_mnist.html"] and page.html != other.html
+    assert page.stamp == "stamps/mistakes_mnist.json" and page.stamped["inputs"] == page.needs
+    assert page.needs == [f"runs/{run.id}/result.json" for run in study.runs() if run.dataset == "mnist"]
+    made = []
+    monkeypatch.setattr("sqlib.workflow.commands.make", made.append)
+    monkeypatch.setitem(KIND, "mistakes", row)
+    page_command(row)("smoke", "fashion_mnist")
+    assert made == [other]
 
 
 def test_stamps_are_written_once(study, tmp_path):
