@@ -6,8 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from bs4 import Tag
+
 from sqlib.checked import SqlibError
 from sqlib.files import wish_mode
+from sqlib.report.html import as_html, parse
 from sqlib.study import results
 from sqlib.study.parameters import Study
 from sqlib.study.sweeps import trials_of
@@ -73,8 +76,6 @@ def copy_selection(study: Study, reports: Path, target: Path) -> list[str]:
 _ABSENT = (
     '<p class="note">Runs without a link: their pages are not published. <code>make reproduce</code> makes them.</p>'
 )
-_LINK = re.compile(r'<a\b[^>]*?\bhref="([^"#?]+)[^"]*"[^>]*>(.*?)</a>', re.DOTALL)
-_FILES = re.compile(r'<span class="files">.*?</span>', re.DOTALL)
 
 
 def drop_dead_links(folder: Path) -> None:
@@ -82,24 +83,25 @@ def drop_dead_links(folder: Path) -> None:
 
     Nothing stays of a step to such a page, or of links to the files of a figure or a table.
     """
-    for page in folder.rglob("*.html"):
+    for path in folder.rglob("*.html"):
+        page = parse(path.read_text(encoding="utf-8"))
+        dead = [
+            link for link in page("a", href=re.compile("^(?![a-z]+:|[#?])")) if not _leads_somewhere(link, path.parent)
+        ]
+        for link in dead:
+            if link.find_parent("span", class_="files") or {"prev", "next"} & set(link.get("rel", [])):
+                link.decompose()
+            else:
+                link.name, link.attrs = "span", {"class": "absent"}
+        for emptied in page.select("span.files, nav.steps, p.note"):
+            if not emptied.get_text(strip=True).replace("·", ""):
+                emptied.decompose()
+        if page.select("span.absent"):
+            for heading in page.select("h2#runs, h2#related"):
+                heading.insert_after(parse(_ABSENT))
+        if dead:
+            path.write_text(as_html(page), encoding="utf-8")
 
-        def keep_or_drop(link: re.Match, words: bool = True, at: Path = page.parent) -> str:
-            remote = re.match(r"[a-z]+:", link[1]) is not None
-            if remote or os.path.exists(at / link[1]):
-                return link[0]
-            gone = not words or 'rel="prev"' in link[0] or 'rel="next"' in link[0]
-            return "" if gone else f'<span class="absent">{link[2]}</span>'
 
-        def files_there(files: re.Match, drop=keep_or_drop) -> str:
-            return _LINK.sub(lambda link: drop(link, words=False), files[0])
-
-        text = page.read_text(encoding="utf-8")
-        kept = _LINK.sub(keep_or_drop, _FILES.sub(files_there, text))
-        kept = re.sub(r'\s*<span class="files">[ ·]*</span>', "", kept)
-        kept = kept.replace('<p class="note"></p>', "")
-        kept = re.sub(r'<nav class="steps"[^>]*>\s*</nav>', "", kept)
-        if '<span class="absent">' in kept:
-            kept = re.sub(r'<h2 id="(?:runs|related)">[^<]*</h2>', rf"\g<0>{_ABSENT}", kept)
-        if kept != text:
-            page.write_text(kept, encoding="utf-8")
+def _leads_somewhere(link: Tag, folder: Path) -> bool:
+    return os.path.exists(folder / re.split("[#?]", link["href"])[0])

@@ -35,7 +35,7 @@ def reports(tmp_path, study):
             "train.html",
             "saliency.html",
         ):
-            (folder / name).write_text(f"{run.id} {name}")
+            (folder / name).write_text(f"<p>{run.id} {name}</p>")
     for name in (
         "tables/table1.csv",
         "figures/compare_mnist_maps.png",
@@ -91,7 +91,7 @@ def test_pages_are_left_out_before_the_limit_and_too_much_is_refused(study, repo
 def test_a_sweep_that_is_missing_or_of_other_code_is_not_published(study, reports, monkeypatch):
     monkeypatch.setenv("SQLIB_REPORTS", str(reports.parent))
     monkeypatch.setattr(commands, "up_to_date", lambda run, reports: True)
-    monkeypatch.setattr(commands.Page, "all", lambda study: [])
+    monkeypatch.setattr(commands, "pages_of", lambda study: [])
     with pytest.raises(
         SqlibError, match="sweep quick is missing or was made by other code: run 'make sweeps STUDY=smoke'"
     ):
@@ -127,7 +127,7 @@ def test_nothing_is_left_of_steps_and_files_that_are_not_published(tmp_path):
     )
     publish.drop_dead_links(tmp_path)
     assert page.read_text() == (
-        f'<h2 id="runs">Runs</h2>{publish._ABSENT}<a href="there.html">there</a>, <span class="absent">seed 1</span>A.'
+        f'<h2 id="runs">Runs</h2>{publish._ABSENT}<a href="there.html">there</a>, <span class="absent">seed 1</span>A. '
         'TU<p class="note"><span class="files"><a href="there.html">CSV</a></span></p>'
     )
 
