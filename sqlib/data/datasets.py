@@ -1,11 +1,10 @@
 """Which data sets there are: a row each, with shape, classes, origin, licence and sums."""
 
-import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlib.checked import SqlibError
+from sqlib.checked import SqlibError, nearest
 from sqlib.places import REPOSITORY, place
 
 OFFICIAL_NAMES = {
@@ -100,9 +99,7 @@ def source_of(name: str) -> Source:
     """The entry of `DATASETS`; SqlibError with the nearest valid name if there is none."""
     if name in DATASETS:
         return DATASETS[name]
-    near = difflib.get_close_matches(str(name), DATASETS, n=1, cutoff=0.3)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise SqlibError(f"unknown data set {name!r}{hint}; valid names: {', '.join(DATASETS)}")
+    raise SqlibError(f"unknown data set '{name}'{nearest(name, DATASETS)}")
 
 
 def default_root() -> Path:

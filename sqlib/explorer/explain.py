@@ -296,10 +296,7 @@ def draw(pixels: np.ndarray, maps: Tensor, run: Run, record: dict) -> Figure:
         record: as `explain_files` makes it, with M models.
     """
     models, classes = record["models"], record["classes"]
-    maps = maps.numpy().astype(float)
-    total = np.abs(maps).sum(axis=(1, 2), keepdims=True)
-    maps = np.where(total > 0, maps / np.where(total > 0, total, 1), 0.0)
-    top = float(np.quantile(np.abs(maps), 0.998)) or 1.0
+    maps, top = _shares(maps)
 
     gap, margin = 0.12, 0.1
     cell = min(2.1, max(1.2, (WIDTH - 2 * margin - gap * len(models)) / (len(models) + 1)))
@@ -332,10 +329,7 @@ def draw(pixels: np.ndarray, maps: Tensor, run: Run, record: dict) -> Figure:
     styles = setup_style([entry["setup"] for entry in models])
     for column, (entry, saliency, note) in enumerate(zip(models, maps, notes, strict=True), start=1):
         style = styles[entry["setup"]]
-        axis = axes(column, at_maps, cell)
-        _draw_saliency(axis, saliency, top, pixels, entry["map"]["dead"])
-        says = f"{entry['prediction']['name']}: {entry['confidence']:.1%}"
-        axis.set_title(says, fontsize=9, pad=4, color=INK)
+        _draw_saliency(axes(column, at_maps, cell), saliency, top, pixels, entry)
         x, y = margin + column * (cell + gap) + cell / 2, at_maps + cell + 0.26
         size = min(10, max(5, 100 * cell / len(entry["setup"])))  # a setup's name may be longer than its column is wide
         write(x, y, entry["setup"], ha="center", fontsize=size, fontweight="bold", color=style.text)
@@ -348,27 +342,40 @@ def draw(pixels: np.ndarray, maps: Tensor, run: Run, record: dict) -> Figure:
 
     against, speaks = _ends(record["method"])
     y = line * len(footing) + 0.08
-    write(margin, y, against)
     key_left = margin + 0.062 * len(against) + 0.08
-    key = fig.add_axes((key_left / width, y / height, 0.9 / width, 0.1 / height))
-    key.imshow(np.linspace(-1, 1, 63)[None], cmap=SIGNED_COLOURS, aspect="auto")
-    _frame(key)
+    write(margin, y, against)
+    _draw_key(fig.add_axes((key_left / width, y / height, 0.9 / width, 0.1 / height)))
     write(key_left + 0.98, y, speaks)
     for i, text in enumerate(footing):
         write(margin, line * (len(footing) - 1 - i) + 0.04, text)
     return fig
 
 
-def _draw_saliency(axis, saliency: np.ndarray, top: float, pixels: np.ndarray, dead: bool) -> None:
-    """A signed map (28,28) in colour from -top to top, the outline of the image's object over it; a dead map is named."""
+def _shares(maps: Tensor) -> tuple[np.ndarray, float]:
+    """Each map over the sum of its absolute values, and the end of the colours that all of them share."""
+    values = maps.numpy().astype(float)
+    total = np.abs(values).sum(axis=(1, 2), keepdims=True)
+    values = np.where(total > 0, values / np.where(total > 0, total, 1), 0.0)
+    return values, float(np.quantile(np.abs(values), 0.998)) or 1.0
+
+
+def _draw_saliency(axis, saliency: np.ndarray, top: float, pixels: np.ndarray, entry: dict) -> None:
+    """A signed map (28,28) in colour from -top to top under the network's answer; the object's outline over it, or "dead"."""
+    axis.set_title(f"{entry['prediction']['name']}: {entry['confidence']:.1%}", fontsize=9, pad=4, color=INK)
     axis.imshow(saliency, cmap=SIGNED_COLOURS, vmin=-top, vmax=top, interpolation="nearest")
     object_ = binary_fill_holes(pixels > 0.05 * 255)
-    if dead:
+    if entry["map"]["dead"]:
         axis.text(13.5, 13.5, "dead map", ha="center", va="center", fontsize=9, color=INK)
     elif object_.any() and not object_.all():
         at = np.arange(-1, 29)  # one pixel more on each side closes the line of an object that is cut off
         axis.contour(at, at, np.pad(object_, 1), levels=[0.5], colors=["#555555"], linewidths=0.6)
         axis.set(xlim=(-0.5, 27.5), ylim=(27.5, -0.5))
+    _frame(axis)
+
+
+def _draw_key(axis) -> None:
+    """The colours of signed maps, from the lowest value to the highest."""
+    axis.imshow(np.linspace(-1, 1, 63)[None], cmap=SIGNED_COLOURS, aspect="auto")
     _frame(axis)
 
 

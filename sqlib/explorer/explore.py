@@ -335,6 +335,12 @@ class Explorer(widgets.VBox):
         self._choosing = False
         self._fill_classes(first)
         self._choose_images()
+        self._connect()
+        super().__init__(self._laid_out())
+        self.show_drawing()
+
+    def _connect(self) -> None:
+        """Each control, when it is changed, draws anew what depends on it."""
         for control in (self.dataset, self.network, self.training, self.seed):
             control.observe(self._changed_group, "value")
         for control in (self.label, self.which):
@@ -349,6 +355,8 @@ class Explorer(widgets.VBox):
         widgets.link((self.erase, "value"), (self.pad, "erase"))
         widgets.link((self.brush, "value"), (self.pad, "brush"))
 
+    def _laid_out(self) -> list[widgets.Widget]:
+        """The controls in their rows, and the two tabs: test images, and a drawing."""
         which_run = widgets.HBox([self.dataset, self.network, self.training, self.seed], layout={"flex_flow": "wrap"})
         how = widgets.HBox([self.method, self.surrogate, self.blank], layout={"flex_flow": "wrap"})
         what = widgets.HBox([self.label, self.which, self.image], layout={"flex_flow": "wrap"})
@@ -356,8 +364,7 @@ class Explorer(widgets.VBox):
         drawing = widgets.HBox([tools, self.drawn], layout={"flex_flow": "wrap"})
         self.tabs = widgets.Tab([widgets.VBox([what, self.out]), drawing], titles=["Test images", "Draw your own"])
         self.tabs.observe(lambda _: self._show_what_is_seen(), "selected_index")
-        super().__init__([which_run, how, self.note, self.tabs, self.legend])
-        self.show_drawing()
+        return [which_run, how, self.note, self.tabs, self.legend]
 
     @property
     def group(self) -> Group | None:

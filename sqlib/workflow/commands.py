@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from sqlib import places
-from sqlib.checked import SqlibError, nearest
+from sqlib.checked import SqlibError
 from sqlib.data.datasets import DATASET_NAMES
 from sqlib.files import to_json, write_atomically
 from sqlib.places import REPOSITORY
@@ -123,8 +123,6 @@ def data(
     """Fetch and check the data sets."""
     from sqlib.data.fetch import fetch
 
-    if name is not None and name not in DATASET_NAMES:
-        raise SqlibError(f"unknown data set '{name}'{nearest(name, DATASET_NAMES)}")
     for dataset in [name] if name else DATASET_NAMES:
         folder = fetch(dataset)
         print(f"{dataset}: complete and checked in {shown(folder)}")

@@ -383,7 +383,7 @@ def test_registry_clients_not_installed(monkeypatch):
 
 @pytest.mark.parametrize("name", ["fashionmnist", "FashionMNIST", "minst", "", "cifar10"])
 def test_unknown_name_lists_the_valid_ones(name, tmp_path):
-    with pytest.raises(SqlibError, match="valid names: mnist, fashion_mnist"):
+    with pytest.raises(SqlibError, match="known: mnist, fashion_mnist"):
         loading.load(name, tmp_path)
 
 
