@@ -90,7 +90,3 @@ def foreground_lift(maps: Tensor, images: Tensor) -> Tensor:
     lift = (m * foreground).sum(dim=1) / m.sum(dim=1) / share
     lift = lift.masked_fill((share == 0) | (share == 1), math.nan)
     return _alive_only(lift, maps).float()
-
-
-SSIM_WINDOW = 7
-"""Pixels in height and width, all of one weight: scikit-image's default."""

@@ -42,7 +42,10 @@ def area_under(curve: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> float
 
 
 def areas_under(curves: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> Tensor:
-    """(N,) `area_under` of each of the curves (N, len(fractions))."""
+    """(N,) `area_under` of each of the curves (N, len(fractions)), such as `still_right(...).T`.
+
+    The mean of the areas under the curves of single images is the area under the curve of the accuracy.
+    """
     x = torch.tensor(fractions, dtype=torch.float64, device=curves.device)
     return torch.trapezoid(curves.double(), x) / (x[-1] - x[0])
 
@@ -124,14 +127,6 @@ def deletion_curve(
     [1.0, 0.0]
     """
     return still_right(model, images, labels, order, "corner", "deletion", fractions).double().mean(dim=1)
-
-
-def areas(right: Tensor, fractions: tuple[float, ...] = FRACTIONS) -> Tensor:
-    """(N,) `area_under` of each image's own curve, 0 to 1; their mean is the area under the accuracy curve.
-
-    right: (len(fractions), N) from `still_right`.
-    """
-    return areas_under(right.T, fractions)
 
 
 def gap(area: Tensor | float, random_area: Tensor | float, direction: str) -> Tensor | float:

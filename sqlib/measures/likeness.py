@@ -7,7 +7,10 @@ import torch
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from sqlib.measures.clarity import SSIM_WINDOW, dead
+from sqlib.measures.clarity import dead
+
+SSIM_WINDOW = 7
+"""Pixels in height and width, all of one weight: scikit-image's default."""
 
 
 def _pair(maps_a: Tensor, maps_b: Tensor) -> tuple[np.ndarray, np.ndarray, Tensor]:

@@ -5,7 +5,16 @@ import torch
 from torch import nn
 
 from sqlib.measures import faithfulness
-from sqlib.measures.faithfulness import DIRECTIONS, FILLS, areas, filled, gap, random_order, salient_order, still_right
+from sqlib.measures.faithfulness import (
+    DIRECTIONS,
+    FILLS,
+    areas_under,
+    filled,
+    gap,
+    random_order,
+    salient_order,
+    still_right,
+)
 from sqlib.networks.network import build_model
 from sqlib.networks.passes import predict
 
@@ -131,7 +140,7 @@ def test_a_random_map_has_no_gap(direction, bright):
     images, labels = (part.repeat_interleave(500, dim=0) for part in bright)
     maps = torch.rand(2000, 2, 5, generator=torch.Generator().manual_seed(3))
     area, random = (
-        areas(still_right(Sum(), images, labels, order, "corner", direction))
+        areas_under(still_right(Sum(), images, labels, order, "corner", direction).T)
         for order in (salient_order(maps), random_order(2000, PIXELS, seed=4))
     )
     assert gap(area, random, direction).mean().item() == pytest.approx(0, abs=0.015)
@@ -181,7 +190,7 @@ def test_areas_of_images_average_to_the_area_under_the_accuracy(network):
     model, images, labels = network
     right = still_right(model, images, labels, random_order(30, 784, 0), "mean", "insertion")
     assert right.shape == (10, 30) and right.dtype == torch.bool
-    assert areas(right).mean().item() == pytest.approx(faithfulness.area_under(right.double().mean(dim=1)))
+    assert areas_under(right.T).mean().item() == pytest.approx(faithfulness.area_under(right.double().mean(dim=1)))
 
 
 def test_scaling_the_maps_changes_nothing(network):

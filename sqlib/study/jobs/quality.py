@@ -184,7 +184,8 @@ def follow(
         later = faithfulness.still_right(model, images, labels, order, fill, direction, faithfulness.FRACTIONS[1:])
         right = torch.cat([random[:1, : len(images)], later])  # where a curve starts, no order counts yet
         area, random_area = (
-            faithfulness.areas(part).masked_fill(~alive, torch.nan) for part in (right, random[:, : len(images)])
+            faithfulness.areas_under(part.T).masked_fill(~alive, torch.nan)
+            for part in (right, random[:, : len(images)])
         )
         gap = faithfulness.gap(area, random_area, direction)
         means.setdefault(fill, {})[direction] = {
