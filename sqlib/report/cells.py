@@ -49,6 +49,7 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
     _check_name(name)
     if not alt.strip() or not caption.strip():
         raise SqlibError(f"figure '{name}': caption and alt text are both needed")
+    caption, alt = (" ".join(words.split()) for words in (caption, alt))  # a kept text may go over several lines
     shown = _laid_out(fig)
     image = png(fig, caption, alt, shown)
     folder = _folders["figures"] if folder is None else Path(folder)
@@ -215,13 +216,10 @@ class Points(list):
 def load_ipython_extension(shell) -> None:
     """Gives a notebook that says `%load_ext sqlib.report.cells` the cell magic `%%prose` (see `written`)."""
 
-    def one_line(text: str) -> str:
-        return " ".join(text.split())
-
     def cell(line: str, text: str) -> None:
         name, found = written(line, text, shell.user_ns)
-        if name:  # captions are one line
-            shell.user_ns[name] = Points(map(one_line, found)) if isinstance(found, Points) else one_line(found)
+        if name:
+            shell.user_ns[name] = found
         elif found:
             prose("\n".join(found) if isinstance(found, Points) else found)
 

@@ -35,7 +35,7 @@ def test_a_wrong_line_or_an_unknown_name_is_an_error():
         written("", "{absent}", VALUES)
 
 
-def test_the_magic_shows_as_prose_does_and_keeps_in_one_line(monkeypatch):
+def test_the_magic_shows_as_prose_does_and_keeps_what_has_a_name(monkeypatch):
     class Shell:
         user_ns = dict(VALUES)
 
@@ -52,8 +52,8 @@ def test_the_magic_shows_as_prose_does_and_keeps_in_one_line(monkeypatch):
     assert said == ["0.125", "- x\n- y"]
     shell.run("kept = for n, name in rows", "{n}\nof 2")
     shell.run("one =", "{n}\nof 2".replace("n", "rate"))
-    assert shell.user_ns["kept"] == ["1 of 2", "2 of 2"] and f"{shell.user_ns['kept']}" == "- 1 of 2\n- 2 of 2"
-    assert shell.user_ns["one"] == "0.125 of 2" and len(said) == 2
+    assert shell.user_ns["kept"] == ["1\nof 2", "2\nof 2"] and f"{shell.user_ns['kept']}" == "- 1\nof 2\n- 2\nof 2"
+    assert shell.user_ns["one"] == "0.125\nof 2" and len(said) == 2
 
 
 def test_a_folder_without_results_is_an_error_and_one_opened_by_hand_is_not_written_to(tmp_path, monkeypatch, runs):

@@ -461,7 +461,8 @@ def page_of(tmp_path, study, name, accuracy, gini, dead):
         output for cell in json.loads((reports / "n.ipynb").read_text())["cells"] for output in cell.get("outputs", [])
     ]
     data = [output["data"].get("text/markdown", output["data"].get("text/html", "")) for output in outputs]
-    return "\n".join("".join(lines) for lines in data), json.loads(result.read_text())
+    shown = " ".join("\n".join("".join(lines) for lines in data).split())  # a sentence may go over several lines
+    return shown, json.loads(result.read_text())
 
 
 @pytest.mark.slow
