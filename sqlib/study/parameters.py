@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sqlib.checked import NAME, Name, SqlibError, Strict, nearest, short, validate
 from sqlib.data.datasets import DATASET_NAMES
@@ -21,6 +21,16 @@ from sqlib.training.options import Clip, Guidance
 
 Epochs = Annotated[int, Field(ge=1, le=1000)]
 Shift = Annotated[int, Field(ge=0, le=8, description="pixels")]
+
+
+def each_once(values: list) -> list:
+    """The values, of which there must be one or more, and none twice; ValueError otherwise."""
+    if not values or len(set(values)) != len(values):
+        raise ValueError("needs at least one, and each only once")
+    return values
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], AfterValidator(each_once)]
 
 
 def _unsaid(default: Any) -> Any:
@@ -84,9 +94,7 @@ def _choices(kind: str, known: tuple[str, ...]):
         for value in values:
             if value not in known:
                 raise ValueError(f"unknown {kind} '{value}'{nearest(value, known)}")
-        if len(set(values)) != len(values) or not values:
-            raise ValueError(f"needs at least one {kind}, and each only once")
-        return values
+        return each_once(values)
 
     return classmethod(check)
 
@@ -100,7 +108,7 @@ class Study(Strict):
     networks: list[str] = ["lenet"]
     setups: list[Setup]
     trainings: list[str] = ["standard", "saliency_guided"]
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = [0]
+    seeds: Seeds = [0]
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
@@ -110,13 +118,6 @@ class Study(Strict):
     _datasets = field_validator("datasets")(_choices("data set", DATASET_NAMES))
     _networks = field_validator("networks")(_choices("network", tuple(NETWORK_LAYERS)))
     _trainings = field_validator("trainings")(_choices("training", ("standard", "saliency_guided")))
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds(cls, value: list[int]) -> list[int]:
-        if not value or len(set(value)) != len(value):
-            raise ValueError("needs at least one seed, and each only once")
-        return value
 
     @model_validator(mode="after")
     def _parts(self) -> "Study":

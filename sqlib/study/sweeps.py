@@ -19,7 +19,7 @@ from sqlib.files import read_json, reading, to_json, touch, write_atomically
 from sqlib.networks.architectures import check_network
 from sqlib.places import PARAMS
 from sqlib.study.origin import provenance
-from sqlib.study.parameters import Run, Study, check_name, load_setup
+from sqlib.study.parameters import Run, Seeds, Study, check_name, load_setup
 from sqlib.study.results import fault, read_result
 from sqlib.study.sources import TRAIN, TRIAL, sources_of
 from sqlib.study.yaml import read_yaml
@@ -83,7 +83,7 @@ class Sweep(Strict):
     training: Literal["standard", "saliency_guided"] = "standard"
     baseline_setup: str
     baseline_training: Literal["standard", "saliency_guided"] = "standard"
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    seeds: Seeds
     budget: dict[str, Any] = Field(default_factory=dict)
     confirmed_by: str | None = None
     objective: Literal["accuracy", "clarity"] = "accuracy"
@@ -93,8 +93,6 @@ class Sweep(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> "Sweep":
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: needs at least one, and each only once")
         if len(set(self.datasets)) != len(self.datasets):
             raise ValueError("datasets: each only once")
         if self.objective == "accuracy" and "most_accuracy_lost" in self.model_fields_set:
@@ -168,21 +166,21 @@ def datasets_of(study: Study, sweep: Sweep) -> list[str]:
 
 def trials(study: Study, sweep: Sweep) -> list[Trial]:
     """Every trial of a sweep over its data sets and the first network of a study; SqlibError if an override is wrong."""
-    changes = {DEFAULT: Override()}
+    own = _Variant("budget", sweep.setup, sweep.training)
+    variants = [_Variant(BASELINE, sweep.baseline_setup, sweep.baseline_training), own._replace(name=DEFAULT)]
     for name, factor in sweep.factors.items():
-        changes |= {f"{name}={label}": change for label, change in factor.values.items() if label != factor.default}
+        others = {label: change for label, change in factor.values.items() if label != factor.default}
+        variants += [own._replace(name=f"{name}={label}", change=change) for label, change in others.items()]
     found = []
     for dataset in datasets_of(study, sweep):
-        _run(study, sweep, dataset, sweep.setup, sweep.training, sweep.seeds[0], "budget", Override())
-        variants = {BASELINE: (sweep.baseline_setup, sweep.baseline_training, Override())}
-        variants |= {variant: (sweep.setup, sweep.training, change) for variant, change in changes.items()}
-        for variant, (setup, training, change) in variants.items():
-            runs = [_run(study, sweep, dataset, setup, training, seed, variant, change) for seed in sweep.seeds]
-            found.append(Trial(sweep.name, dataset, variant, tuple(runs)))
+        _run(study, sweep, dataset, own, sweep.seeds[0])  # a mistake in the budget is said as one
+        for variant in variants:
+            runs = [_run(study, sweep, dataset, variant, seed) for seed in sweep.seeds]
+            found.append(Trial(sweep.name, dataset, variant.name, tuple(runs)))
         plain = next(trial for trial in found if (trial.dataset, trial.variant) == (dataset, DEFAULT)).runs
         for name, factor in sweep.factors.items():
-            change = factor.values[factor.default]
-            stated = _run(study, sweep, dataset, sweep.setup, sweep.training, sweep.seeds[0], name, change)
+            default = own._replace(name=name, change=factor.values[factor.default])
+            stated = _run(study, sweep, dataset, default, sweep.seeds[0])
             if stated != plain[0]:
                 raise SqlibError(
                     f"params/sweeps/{sweep.name}.yaml: {name}: '{factor.default}' is called the default, but study "
@@ -238,17 +236,24 @@ def trial_of(study: Study, trial_id: str) -> Trial:
     return known[trial_id]
 
 
-def _run(study, sweep, dataset, setup, training, seed, variant, change) -> Run:
+class _Variant(NamedTuple):
+    name: str
+    setup: str
+    training: str
+    change: Override = Override()
+
+
+def _run(study: Study, sweep: Sweep, dataset: str, variant: _Variant, seed: int) -> Run:
+    """The run of a variant; SqlibError, with the sweep's file and the variant, for a setup or a value that there is not."""
+    file = f"params/sweeps/{sweep.name}.yaml"
     try:
-        base = study.model_copy(update={"setups": [load_setup(setup)]})
+        base = study.model_copy(update={"setups": [load_setup(variant.setup)]})
     except SqlibError as error:
-        lines = (
-            f"params/sweeps/{sweep.name}.yaml: setup '{short(setup, 80)}': {line}" for line in str(error).splitlines()
-        )
+        lines = (f"{file}: setup '{short(variant.setup, 80)}': {line}" for line in str(error).splitlines())
         raise SqlibError("\n".join(lines)) from None
-    content = base.make_run(dataset, study.networks[0], setup, training, seed).model_dump()
-    content["parameters"] = _merged(_merged(content["parameters"], sweep.budget), change.training)
-    content["setup"] = _merged(content["setup"], change.setup)
+    content = base.make_run(dataset, study.networks[0], variant.setup, variant.training, seed).model_dump()
+    content["parameters"] = _merged(_merged(content["parameters"], sweep.budget), variant.change.training)
+    content["setup"] = _merged(content["setup"], variant.change.setup)
     for key in ("epochs", "shift"):
         if isinstance(content["parameters"].get(key), dict):
             content["parameters"][key] = content["parameters"][key].get(dataset)
@@ -258,20 +263,16 @@ def _run(study, sweep, dataset, setup, training, seed, variant, change) -> Run:
         check_network(run.setup, run.network)
         return run
     except SqlibError as error:
-        raise SqlibError(f"params/sweeps/{sweep.name}.yaml: {variant}: {error}") from None
+        raise SqlibError(f"{file}: {variant.name}: {error}") from None
     except ValidationError as error:
         first = mistakes(Run, error)[0].replace("parameters.", "training.")
-        raise SqlibError(f"params/sweeps/{sweep.name}.yaml: {variant}: {first}") from None
+        raise SqlibError(f"{file}: {variant.name}: {first}") from None
 
 
 def _merged(base: dict, change: dict) -> dict:
     """`base` with the values of `change` put over it, mapping by mapping."""
-    nested = {key: _merged(base[key], value) for key, value in change.items() if _both_mappings(base.get(key), value)}
-    return {**base, **change, **nested}
-
-
-def _both_mappings(old: Any, new: Any) -> bool:
-    return isinstance(old, dict) and isinstance(new, dict)
+    both = [key for key in change if isinstance(base.get(key), dict) and isinstance(change[key], dict)]
+    return {**base, **change, **{key: _merged(base[key], change[key]) for key in both}}
 
 
 # ---- running -------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"seeds": []}, "seeds: needs at least one"),
+        ({"seeds": []}, r"seeds = \[\]: needs at least one"),
         ({"factors": {}}, "factors: needs at least one"),
         ({"most_dead_maps": 2.0}, "most_dead_maps"),
         ({"sed": [0]}, "unknown key 'sed'"),
