@@ -1,4 +1,4 @@
-"""The figure of ROAR draws every explained run beside the random order."""
+"""Curves of what is lost: each in the salient order stands beside its random one, with the range over the seeds."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from sqlib.report.figures import roar_curves
+from sqlib.report.figures import fill_curves, roar_curves, sanity_depths
 
 
 @pytest.fixture
@@ -43,3 +43,17 @@ def test_a_panel_a_setup_a_line_a_run_and_the_random_order_dashed(result):
 def test_one_setup_has_the_page_to_itself(result):
     result["explained"] = {name: run for name, run in result["explained"].items() if run["setup"] == "w2a2"}
     assert len(roar_curves(result).axes) == 1
+
+
+def test_randomisation_starts_at_the_map_itself():
+    fig = sanity_depths({"fp32": {"gradient": [0.5, 0.1]}}, ["fc2", "conv1"])
+    assert list(fig.axes[0].lines[0].get_ydata()) == [1.0, 0.5, 0.1]
+    assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["none", "fc2", "conv1"]
+
+
+def test_every_salient_curve_stands_beside_its_random_one():
+    curves = {(d, f): {"fp32": ([1.0, 0.5], [1.0, 0.9])} for d in ("deletion", "insertion") for f in ("corner", "mean")}
+    fig = fill_curves(curves, [0.0, 0.1])
+    assert len(fig.axes) == 4
+    for axis in fig.axes:
+        assert [list(line.get_ydata()) for line in axis.lines] == [[100, 50], [100, 90]]

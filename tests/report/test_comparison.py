@@ -1,12 +1,14 @@
-"""Figures of the quality of maps: the Pareto front by hand, and figures that hold what they are given."""
+"""Setups beside each other: the Pareto front by hand, every run a mark, every mean where it belongs."""
 
 import math
 
+import matplotlib
 import pandas as pd
 import pytest
 
 from sqlib.maps.attribution import METHODS
-from sqlib.report.figures import fill_curves, pareto, sanity_depths, trade_off
+from sqlib.report import figures
+from sqlib.report.figures import pareto, trade_off
 
 
 def test_the_front_is_what_nothing_beats():
@@ -38,19 +40,22 @@ def test_every_run_is_a_point_and_the_front_runs_through_means(table):
     assert "← better" in fig.axes[1].get_xlabel() and "→ better" in fig.axes[0].get_xlabel()
 
 
-def test_randomisation_starts_at_the_map_itself():
-    fig = sanity_depths({"fp32": {"gradient": [0.5, 0.1]}}, ["fc2", "conv1"])
-    assert list(fig.axes[0].lines[0].get_ydata()) == [1.0, 0.5, 0.1]
-    assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["none", "fc2", "conv1"]
-
-
-def test_every_salient_curve_stands_beside_its_random_one():
-    curves = {(d, f): {"fp32": ([1.0, 0.5], [1.0, 0.9])} for d in ("deletion", "insertion") for f in ("corner", "mean")}
-    fig = fill_curves(curves, [0.0, 0.1])
-    assert len(fig.axes) == 4
-    for axis in fig.axes:
-        assert [list(line.get_ydata()) for line in axis.lines] == [[100, 50], [100, 90]]
-
-
 def test_methods_have_names_and_looks():
     assert len({METHODS[method].title for method in METHODS}) == len(METHODS)
+
+
+def test_a_mark_a_run_open_for_standard_training_and_a_line_at_each_mean(table):
+    fig = figures.by_setup(table.assign(dataset="mnist"), "gini")
+    (axis,) = fig.axes
+    standard, guided = axis.collections
+    assert len(standard.get_offsets()) == len(guided.get_offsets()) == 4
+    assert {tuple(colour) for colour in standard.get_facecolor()} == {(1.0, 1.0, 1.0, 1.0)}
+    assert len({tuple(colour) for colour in guided.get_facecolor()}) == 2  # a colour a setup
+    means = sorted(float(y) for line in axis.lines for y in line.get_ydata() if y == y)
+    assert means == pytest.approx([0.505, 0.505, 0.605, 0.605])
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone(table):
+    before = dict(matplotlib.rcParams)
+    figures.by_setup(table.assign(dataset="mnist"), "gini")
+    assert dict(matplotlib.rcParams) == before
