@@ -145,7 +145,7 @@ def train(name: StudyName, run_id: RunId) -> None:
         render(page)
         return
     (folder / "result.json").unlink(missing_ok=True)
-    make(page, [folder / name for name in page.kind.of_runs])
+    make(page, [folder / name for name in page.kind.run_files])
     if broken := results.fault(folder):
         raise SqlibError(f"the notebook left no valid result: {broken}")
 
@@ -210,7 +210,7 @@ for _kind in pages.KINDS:
         app.command(_kind.name, help=_kind.help)(page_command(_kind))
 
 
-def measured(name: str, kind: str, dataset: str) -> dict:
+def result_of(name: str, kind: str, dataset: str) -> dict:
     """Do a job about a data set that has no page, and note where its result comes from; returns the result."""
     started, job = time.time(), job_of(load_study(name), kind, dataset=dataset)
     module, function = job.kind.roots[0].rsplit(".", 1)
@@ -223,14 +223,14 @@ def measured(name: str, kind: str, dataset: str) -> dict:
 @app.command()
 def post_training(name: StudyName, dataset: DatasetName) -> None:
     """Round the float runs to every setup without training them."""
-    found = measured(name, "post_training", dataset)
+    found = result_of(name, "post_training", dataset)
     print(f"{dataset}: {count(len(found), 'float run')} rounded and measured")
 
 
 @app.command()
 def deployed(name: StudyName, dataset: DatasetName) -> None:
     """Compare quantised runs with their packed and ONNX forms."""
-    for run_id, found in measured(name, "deployed", dataset).items():
+    for run_id, found in result_of(name, "deployed", dataset).items():
         for form, part in found.items():
             same = f"{part['same_predictions']:,} of {part['images']:,} predictions are the trained model's"
             print(f"{run_id}: {form}, {part['bytes']:,} bytes: {same}, logits within {part['largest_relative']:.1e}")
@@ -239,7 +239,7 @@ def deployed(name: StudyName, dataset: DatasetName) -> None:
 @app.command()
 def roar(name: StudyName, dataset: DatasetName) -> None:
     """Train networks again without the most salient pixels."""
-    found = measured(name, "roar", dataset)
+    found = result_of(name, "roar", dataset)
     print(f"{dataset}: networks retrained on the maps of {count(len(found['explained']), 'run')}")
 
 

@@ -185,9 +185,8 @@ def serve(descriptor: int) -> None:
 def _import(names: Sequence[str]) -> None:
     import importlib
 
-    sys.modules.setdefault(
-        "debugpy", None
-    )  # nobody steps through a job, and a kernel would import it for half a second
+    # Nobody steps through a job, and a kernel would import it for half a second.
+    sys.modules.setdefault("debugpy", None)
     for name in names:
         importlib.import_module(name)
 

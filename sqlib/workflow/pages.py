@@ -112,7 +112,7 @@ def trials(study: Study) -> list[Subject]:
 # ---- what a job needs ------------------------------------------------------------------------------------------------
 
 
-def of_runs(own: Iterable[Run], *names: str) -> list[str]:
+def files_of(own: Iterable[Run], *names: str) -> list[str]:
     """These files of runs, below the study's folder."""
     return [f"runs/{run.id}/{name}" for run in own for name in names]
 
@@ -122,33 +122,32 @@ def nothing(study: Study, about: Subject) -> list[str]:
     return []
 
 
-def results(study: Study, about: Subject) -> list[str]:
+def run_results(study: Study, about: Subject) -> list[str]:
     """The results of its runs."""
-    return of_runs(about.runs, "result.json")
+    return files_of(about.runs, "result.json")
 
 
 def models(study: Study, about: Subject) -> list[str]:
     """Its runs, trained and measured."""
-    return of_runs(about.runs, *RUN_FILES)
+    return files_of(about.runs, *RUN_FILES)
 
 
 def first_models(study: Study, about: Subject) -> list[str]:
     """The same of the first seed, for jobs that look at no other: they need not wait for all training."""
-    return of_runs([run for run in about.runs if run.seed == study.seeds[0]], *RUN_FILES)
+    return files_of([run for run in about.runs if run.seed == study.seeds[0]], *RUN_FILES)
 
 
 def maps(study: Study, about: Subject) -> list[str]:
     """The models whose maps it measures: its own, and the float ones that they are compared with."""
     together = {run.id: run for own in about.runs for run in [own, *compared_with(study, own)]}
-    return of_runs(together.values(), "model.safetensors", "result.json")
+    return files_of(together.values(), "model.safetensors", "result.json")
 
 
 def measured(study: Study, about: Subject, *names: str) -> list[str]:
     """What was measured on the maps of its runs."""
     own = {run.id for run in about.runs}
-    return of_runs(
-        [run for run in study.quality_runs() if run.id in own], *(names or ("quality.json", "quality.safetensors"))
-    )
+    names = names or ("quality.json", "quality.safetensors")
+    return files_of([run for run in study.quality_runs() if run.id in own], *names)
 
 
 def judged(study: Study, about: Subject) -> list[str]:
@@ -160,12 +159,12 @@ def judged(study: Study, about: Subject) -> list[str]:
 def tabled(study: Study, about: Subject) -> list[str]:
     """All that is counted and measured."""
     others = [f"results/{kind}_{name}.json" for kind in ("post_training", "deployed") for name in study.datasets]
-    return [*results(study, about), *measured(study, about), *others]
+    return [*run_results(study, about), *measured(study, about), *others]
 
 
 def claimed(study: Study, about: Subject) -> list[str]:
     """Values of single images, from which differences and their intervals come."""
-    values = of_runs(about.runs, "result.json", "per_image.safetensors")
+    values = files_of(about.runs, "result.json", "per_image.safetensors")
     return [*values, *measured(study, about, "quality.safetensors")]
 
 
@@ -174,10 +173,10 @@ def tried(study: Study, about: Subject) -> list[str]:
     return [f"sweeps/{trial.id}.json" for trial in trials_of(study) if trial.sweep == about.target]
 
 
-def shown(study: Study, about: Subject) -> list[str]:
+def linked(study: Study, about: Subject) -> list[str]:
     """Every page that the index links to. (Those of sweeps only where they are wanted: the Snakefile adds them.)"""
     pages = [job.html for job in pages_of(study) if job.kind.name not in ("train", "sweep")]
-    return [*(html.relative_to(folder_of(study)).as_posix() for html in pages), *results(study, about)]
+    return [*(html.relative_to(folder_of(study)).as_posix() for html in pages), *run_results(study, about)]
 
 
 def sha256(path: Path) -> str:
@@ -198,7 +197,7 @@ class Kind:
     is forked ready to work; the estimate starts there and then follows the measured times.
 
     only: which of the jobs there can be a study has. also: outputs of a page beside its own. place: of its files, where that
-    is not its name. of_runs: files that it leaves with each of its runs. roots: what its digest starts from, where that is not
+    is not its name. run_files: files that it leaves with each of its runs. roots: what its digest starts from, where that is not
     its notebook. states: what its stamp holds beside that; shared: one stamp for all its jobs. priority; parallel: takes the
     study's threads; local: no job for a cluster; rules: the end of its rule's name, where it has more than one.
     """
@@ -216,7 +215,7 @@ class Kind:
     only: Callable[[Study, Subject], bool] = lambda study, about: True
     also: tuple[str, ...] = ()
     place: str = ""
-    of_runs: tuple[str, ...] = ()
+    run_files: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
     states: Callable[[Study, Subject], dict[str, Any]] | None = None
     shared: bool = False
@@ -256,7 +255,7 @@ KINDS = (
     ),
     Kind(
         "compare", networks, "4_compare.ipynb", title="Comparison: {}", seconds=15, said="compared: {}",
-        help="Make the page that compares all setups on one data set.", needs=results,
+        help="Make the page that compares all setups on one data set.", needs=run_results,
         answers="the same images under every setup", priority=after_pages_of_runs,
     ),
     Kind(
@@ -272,24 +271,23 @@ KINDS = (
     ),
     Kind(
         "data", datasets, "1_data.ipynb", title="The data: {}", seconds=7, said="checked and described the data: {}",
-        parallel=False, priority=lambda study, about: 10_000,
-        answers="the images, their source and their split",
+        parallel=False, priority=lambda study, about: 10_000, answers="the images, their source and their split",
     ),
     Kind(
-        "train", runs, "2_train.ipynb", title="Training: {}", said="trained {}", roots=TRAIN, of_runs=RUN_FILES,
+        "train", runs, "2_train.ipynb", title="Training: {}", said="trained {}", roots=TRAIN, run_files=RUN_FILES,
         place="runs/{}/train", rules=lambda about: f"_{about.runs[0].dataset}_{about.runs[0].training}",
         priority=longest_first,
     ),
     Kind(
         "saliency", runs, "3_saliency.ipynb", title="Saliency maps: {}", said="explained {}", place="runs/{}/saliency",
         help="Make the page of saliency maps of one trained run.", shared=True,
-        needs=lambda study, about: of_runs(about.runs, "model.safetensors", "result.json"),
+        needs=lambda study, about: files_of(about.runs, "model.safetensors", "result.json"),
         only=lambda study, about: about.runs[0].seed == study.seeds[0],
     ),
     # Snakemake tries every pattern on every file of runs/: a rule for each job, with the names of its files. Those with every
     # method take longest, so they go first.
     Kind(
-        "quality", parts, place="runs/{}/quality", of_runs=("quality.json", "quality.safetensors"), needs=maps,
+        "quality", parts, place="runs/{}/quality", run_files=("quality.json", "quality.safetensors"), needs=maps,
         roots=("study.jobs.quality.measure_quality", "measures:clarity", "measures:agreement"), seconds=26,
         said="measured the maps of {}", shared=True,
         states=lambda study, about: {"quality": study.quality.model_dump(mode="json")},
@@ -314,7 +312,7 @@ KINDS = (
     ),
     Kind("trial", trials, place="sweeps/{}", said="tried {}", roots=TRIAL, priority=after_pages_of_runs),
     Kind(
-        "index", whole, seconds=2, said="wrote the index", needs=shown, parallel=False, local=True,
+        "index", whole, seconds=2, said="wrote the index", needs=linked, parallel=False, local=True,
         roots=("report.front_page.write_index", "report/templates"),
         states=lambda study, about: {"study": study.model_dump(mode="json"), "pages": listed(study)},
     ),
@@ -431,9 +429,9 @@ class Job:
         """By which Snakemake knows that it is done."""
         if self.kind.name == "index":
             return ["index.html"]
-        if self.kind.of_runs:
+        if self.kind.run_files:
             folders = [f"runs/{run.id}" for run in self.about.runs[1:]]
-            return [f"{at}/{name}" for at in (str(Path(self.name).parent), *folders) for name in self.kind.of_runs]
+            return [f"{at}/{name}" for at in (str(Path(self.name).parent), *folders) for name in self.kind.run_files]
         result = self.result.relative_to(self.reports).as_posix()
         return [result, *self.kind.also, *[f"{self.name}.html"] * bool(self.kind.notebook)]
 

@@ -67,9 +67,8 @@ def training_seconds(wanted: list[Run], measured: bool = True) -> list[float]:
     return predicted
 
 
-RUN_BYTES = (
-    1.2e6  # of a run beside its weights: values of 10,000 images, two notebooks and two pages, what its maps gave
-)
+RUN_BYTES = 1.2e6
+"""Of a run beside its weights: values of 10,000 images, two notebooks and two pages, what its maps gave."""
 
 
 def disk_bytes(wanted: list[Run]) -> float:
@@ -86,10 +85,8 @@ def disk_bytes(wanted: list[Run]) -> float:
 def up_to_date(run: Run, reports: Path) -> bool:
     """Whether a run's result belongs to the parameters and sources as they are now (its stamp may be older)."""
     folder = run.folder(reports)
-    stamp = folder / "parameters.json"
-    return (
-        stamp.exists() and stamp.read_bytes() == files.to_json(sources.run_stamp(run)) and results.fault(folder) is None
-    )
+    stamp, now = folder / "parameters.json", files.to_json(sources.run_stamp(run))
+    return stamp.exists() and stamp.read_bytes() == now and results.fault(folder) is None
 
 
 # ---- where it runs -----------------------------------------------------------------------------------------------------

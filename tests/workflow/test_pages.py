@@ -33,7 +33,7 @@ def test_every_job_has_its_own_place_and_command():
 def test_a_page_more_is_a_row(study, tmp_path, monkeypatch):
     monkeypatch.setenv("SQLIB_REPORTS", str(tmp_path))
     row = Kind(
-        "mistakes", pages.datasets, "9_mistakes.ipynb", title="Mistakes: {}", help="Show them.", needs=pages.results
+        "mistakes", pages.datasets, "9_mistakes.ipynb", title="Mistakes: {}", help="Show them.", needs=pages.run_results
     )
     page, other = jobs_of(study, [row])
     assert (page.title, page.command, page.done) == (
