@@ -3,10 +3,6 @@
 import os
 from pathlib import Path
 
-pass
-pass
-
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLACES = ("SQLIB_DATA", "SQLIB_PARAMS", "SQLIB_REPORTS")
 """Environment variables that name the folders of the data, of the parameters and of the reports."""

@@ -106,7 +106,7 @@ def test_memory_is_the_smallest_limit(tmp_path, groups, files, expected, fit):
 
 def test_the_study_asks_for_the_cores_that_there_are(monkeypatch):
     monkeypatch.setattr(resources, "_quota", lambda root: 2.5)
-    assert origin.usable_cores() == 3
+    assert origin.provenance()["cores"] == 3
 
 
 def test_no_more_jobs_at_once_than_have_room_and_the_plan_says_why(monkeypatch):

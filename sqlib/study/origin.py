@@ -9,14 +9,10 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlib import resources
 from sqlib.places import REPOSITORY
-
-if TYPE_CHECKING:
-    pass
-
 
 PACKAGES = (
     "torch", "torchvision", "captum", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "safetensors",
@@ -25,14 +21,12 @@ PACKAGES = (
 
 
 # ---- provenance ----------------------------------------------------------------------------------------------------
-def provenance(started: datetime | float | None = None) -> dict[str, Any]:
+def provenance(started: float | None = None) -> dict[str, Any]:
     """Where a result comes from: code revision, versions, hardware, threads, times (UTC), peak memory of this process.
 
     What cannot be found out (no git, say) is null; nothing here fails.
     """
-    end = datetime.now(UTC)
-    if isinstance(started, int | float):
-        started = datetime.fromtimestamp(started, UTC)
+    end, start = datetime.now(UTC), None if started is None else datetime.fromtimestamp(started, UTC)
     torch = sys.modules.get("torch")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
@@ -42,11 +36,11 @@ def provenance(started: datetime | float | None = None) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),
         "cpu_version": cpu_version(),
-        "cores": usable_cores(),
+        "cores": resources.cores(),
         "threads": torch.get_num_threads() if torch else None,
-        "started": started.astimezone(UTC).isoformat(timespec="seconds") if started else None,
+        "started": start.isoformat(timespec="seconds") if start else None,
         "ended": end.isoformat(timespec="seconds"),
-        "seconds": round((end - started).total_seconds(), 1) if started else None,
+        "seconds": round((end - start).total_seconds(), 1) if start else None,
         "peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
     }
 
@@ -108,11 +102,6 @@ def _cpuinfo() -> dict[str, str]:
     except OSError:
         return {}
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-
-
-def usable_cores() -> int:
-    """Number of cores this process may use, as `sqlib.resources` finds it."""
-    return resources.cores()
 
 
 def data_sums(dataset: str) -> dict[str, str]:

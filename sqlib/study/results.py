@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,11 +54,11 @@ def save_run(
     model: "torch.nn.Module",
     history: list[dict],
     measured: Measurements,
-    started: datetime | float,
+    started: float,
 ) -> None:
     """Write `model.safetensors`, `per_image.safetensors`, `result.json` and `packed.safetensors`, each atomically.
 
-    history: an entry an epoch. started: when the run began, an aware datetime or `time.time()`. SqlibError if not writable,
+    history: an entry an epoch. started: `time.time()` when the run began. SqlibError if not writable,
     and, before anything is written, for a training that was interrupted (fewer epochs in its history than the run has).
     """
     if len(history) < run.epochs:
@@ -429,13 +428,17 @@ def write_origin(
     and the notebook (a name in `notebooks/`) with its SHA-256. started: `time.time()` when the job began.
     """
     reports = Path(reports)
+    folders = [folder for run in of if finished(folder := run.folder(reports))]
+    precisions = {read_result(folder)["provenance"].get("precision") for folder in folders}
     origin = {
         **provenance(started),
         "study": study.name,
         "parameters": study.model_dump(mode="json"),
         "digest": digest(study),
         "notebook": notebook and {"name": notebook, "sha256": notebook_sum(notebook)},
-        **made_from(of, reports),
+        "data": {dataset: data_sums(dataset) for dataset in dict.fromkeys(run.dataset for run in of)},
+        "precision": sorted(precisions - {None}),
+        "seeds": sorted({run.seed for run in of}),
         "threads": study.threads,
         "made": {path.relative_to(reports).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in made},
     }
@@ -455,15 +458,3 @@ def read_origin(path: Path) -> dict[str, Any]:
         raise SqlibError(f"{path}: damaged: {', '.join(sorted(lacking))} is missing")
     check_recorded(_JobOrigin, origin, path)
     return origin
-
-
-def made_from(of: Sequence[Run], reports: Path) -> dict[str, Any]:
-    """Of some runs: the SHA-256 sums of their data by data set, the precisions in which the finished ones were trained, and
-    their seeds."""
-    folders = [folder for run in of if finished(folder := run.folder(reports))]
-    precisions = {read_result(folder)["provenance"].get("precision") for folder in folders}
-    return {
-        "data": {dataset: data_sums(dataset) for dataset in dict.fromkeys(run.dataset for run in of)},
-        "precision": sorted(precisions - {None}),
-        "seeds": sorted({run.seed for run in of}),
-    }

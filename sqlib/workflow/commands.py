@@ -18,13 +18,13 @@ from typing import Annotated
 
 import typer
 
-from sqlib import places
+from sqlib import places, resources
 from sqlib.checked import SqlibError
 from sqlib.data.datasets import DATASET_NAMES
 from sqlib.files import to_json, write_atomically
 from sqlib.places import REPOSITORY
 from sqlib.report.words import about, count, duration, shown
-from sqlib.study import origin, results
+from sqlib.study import results
 from sqlib.study.parameters import Study, load_study
 from sqlib.study.sweeps import trials_of
 from sqlib.workflow import forkserver, pages
@@ -341,7 +341,7 @@ def plan(name: StudyName, cores: Cores = None) -> None:
     """Say what is still to be trained, and how long it takes."""
     study = load_study(name)
     reports = folder_of(study)
-    cores = cores or origin.usable_cores()
+    cores = cores or resources.cores()
     wanted = [run for run in study.runs() if not up_to_date(run, reports)]
     tried = [trial for trial in trials_of(study) if not trial.is_current(reports)]
     seconds = sum(training_seconds(wanted))
@@ -370,7 +370,7 @@ def reproduce(
     reports, executor = folder_of(study), settings.get("executor", "local")
     log, page = reports / "logs/reproduce.log", shown(reports / "index.html")
     # On a cluster it is the profile that says how many cores a job may have; here it is this process's own number.
-    cores = cores or (origin.usable_cores() if executor == "local" else None)
+    cores = cores or (resources.cores() if executor == "local" else None)
     with in_order(), exclusive(reports) as lock, contextlib.ExitStack() as stack:
         more = ["--cores", str(cores)] if cores else []
         if executor == "local":
