@@ -3,7 +3,6 @@
 A cell is the mean over seeds and images with its 95% interval, from a bootstrap over both (`sqlib.statistics`).
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqlib.checked import Recorded, SqlibError, check_recorded
+from sqlib.checked import Recorded, check_recorded
 from sqlib.data.datasets import dataset_title
 from sqlib.files import read_json
 from sqlib.measures import Measure
@@ -20,6 +19,7 @@ from sqlib.report.runs_table import to_show
 from sqlib.report.words import training_title
 from sqlib.statistics import Interval, bootstrap
 from sqlib.study.parameters import Run, Study
+from sqlib.study.results import load_model, load_quality
 
 if TYPE_CHECKING:
     import pandas
@@ -76,8 +76,9 @@ class QualityValues:
     def tensors(self, run: Run) -> dict[str, np.ndarray]:
         """The per-image values of a run by name; empty when it is not measured."""
         if run.id not in self._tensors:
-            path = run.folder(self.reports) / "quality.safetensors"
-            self._tensors[run.id] = self._read(run, path) if path.exists() else {}
+            folder = run.folder(self.reports)
+            there = (folder / "quality.safetensors").exists()
+            self._tensors[run.id] = load_quality(folder) if there else {}
         return self._tensors[run.id]
 
     def summary(self, run: Run) -> dict[str, Any]:
@@ -87,24 +88,6 @@ class QualityValues:
             self._summaries[run.id] = read_quality(path) if path.exists() else {}
         return self._summaries[run.id]
 
-    def _read(self, run: Run, path: Path) -> dict[str, np.ndarray]:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        content, stated = path.read_bytes(), self.summary(run).get("files", {}).get(path.name)
-        if stated is not None and hashlib.sha256(content).hexdigest() != stated:
-            raise SqlibError(f"{path}: damaged: its SHA-256 is not the one in quality.json")
-        try:
-            tensors = load(content)
-        except (SafetensorError, ValueError, LookupError, TypeError) as error:
-            raise SqlibError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
-        for name, values in tensors.items():
-            if values.ndim != 1 or values.dtype != np.float32:
-                raise SqlibError(
-                    f"{path}: damaged: {name[:80]!r} is {values.dtype} {values.shape}, not float32 (images,)"
-                )
-        return tensors
-
     def measure(self, run: Run, images: int) -> None:
         """Measure the gradient maps of a run now, on few images, and keep the values here and nowhere else.
 
@@ -113,7 +96,6 @@ class QualityValues:
         from sqlib.data.loading import load
         from sqlib.measures.faithfulness import FRACTIONS
         from sqlib.study.jobs import quality
-        from sqlib.study.results import load_model
         from sqlib.training.examples import to_float
 
         model, data = load_model(run.folder(self.reports)), load(run.dataset)

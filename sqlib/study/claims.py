@@ -176,7 +176,7 @@ class Values:
             tensors = load_quality(folder)
             # A float network has no clip: its maps are the same under both surrogates, and kept once.
             values = tensors.get(name, tensors.get(name.replace("/unclipped/", "/straight_through/")))
-            return None if values is None else values.double().numpy()
+            return None if values is None else values.astype(np.float64)
         if name := row_of(quantity).per_image:
             tensors = load_per_image(folder)
             if name not in tensors:

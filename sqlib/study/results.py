@@ -6,7 +6,7 @@ all, and `result.json` is written last, so a folder with a valid `result.json` i
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,6 +23,7 @@ from sqlib.study.parameters import Run, Study
 from sqlib.study.sources import TRAIN, sources_of
 
 if TYPE_CHECKING:
+    import numpy
     import pandas
     import torch
 
@@ -204,7 +205,7 @@ def load_model(folder: Path) -> "torch.nn.Module":
         return load_packed(saved)
     model = build_model(run.network, run.setup).float()  # whatever number torch takes when nobody says one
     try:
-        model.load_state_dict(_read_tensors(Path(folder), "model.safetensors"), strict=True)
+        model.load_state_dict(_tensors_of_run(Path(folder), "model.safetensors"), strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise SqlibError(f"{folder}/model.safetensors does not fit network '{run.network}': {reason}") from None
@@ -247,28 +248,42 @@ def is_packed(folder: Path) -> bool:
 
 def load_per_image(folder: Path) -> dict[str, "torch.Tensor"]:
     """The (N,) tensors of `per_image.safetensors`, one entry a test image; SqlibError if missing or damaged."""
-    return _read_tensors(Path(folder), "per_image.safetensors")
+    return _tensors_of_run(Path(folder), "per_image.safetensors")
 
 
-def load_quality(folder: Path) -> dict[str, "torch.Tensor"]:
-    """The (N,) tensors of `quality.safetensors` (`sqlib.study.jobs.quality`); SqlibError if missing or damaged."""
-    return _read_tensors(Path(folder), "quality.safetensors")
+def load_quality(folder: Path) -> "dict[str, numpy.ndarray]":
+    """The (N,) float32 values of `quality.safetensors` (`sqlib.study.jobs.quality`); SqlibError if missing or damaged."""
+    from safetensors.numpy import load
+
+    path, summary = Path(folder) / "quality.safetensors", Path(folder) / "quality.json"
+    stated = (read_json(summary).get("files") if summary.exists() else None) or {}
+    check_recorded(dict[str, str], stated, summary)
+    tensors = _read_tensors(path, load, stated.get(path.name), summary.name)
+    for name, values in tensors.items():
+        if values.ndim != 1 or values.dtype != "float32":
+            raise SqlibError(f"{path}: damaged: {name[:80]!r} is {values.dtype} {values.shape}, not float32 (images,)")
+    return tensors
 
 
-def _read_tensors(folder: Path, name: str) -> dict[str, "torch.Tensor"]:
-    from safetensors import SafetensorError
+def _tensors_of_run(folder: Path, name: str) -> dict[str, "torch.Tensor"]:
     from safetensors.torch import load
 
-    stated = read_result(folder).get("files", {}).get(name)
+    return _read_tensors(folder / name, load, read_result(folder).get("files", {}).get(name), "result.json")
+
+
+def _read_tensors(path: Path, load: Callable[[bytes], dict], stated: str | None, by: str) -> dict[str, Any]:
+    """What `load` makes of a safetensors file; SqlibError if it is not there, damaged, or has not the sum that is stated."""
+    from safetensors import SafetensorError
+
     try:
-        content = (folder / name).read_bytes()
+        content = path.read_bytes()
         if stated and hashlib.sha256(content).hexdigest() != stated:
-            raise SqlibError(f"{folder / name}: damaged: its SHA-256 is not the one in result.json; make the run again")
+            raise SqlibError(f"{path}: damaged: its SHA-256 is not the one in {by}; make it again")
         return load(content)
     except OSError as error:
-        raise SqlibError(f"{folder / name}: cannot be read: {error.strerror}") from None
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise SqlibError(f"{folder / name}: damaged: {' '.join(str(error).split())[:200]}") from None
+        raise SqlibError(f"{path}: cannot be read: {error.strerror}") from None
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise SqlibError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
 
 
 def fault(folder: Path) -> str | None:
