@@ -31,6 +31,30 @@ def test_git_holds_no_outputs(notebook):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
+def code_of(notebook):
+    """The lines of code of each cell: without imports, blank lines and the text of `%%prose`, and without the cell for Colab."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    cells = [cell for cell in cells if cell.cell_type == "code" and not cell.metadata.get("jupyter")]
+    codes = [cell.source.splitlines() for cell in cells if not cell.source.startswith("%%prose")]
+    return [[line for line in code if line and not line.startswith(("import ", "from "))] for code in codes]
+
+
+def test_notebooks_are_text_and_short_calls():
+    for notebook in NOTEBOOKS:
+        assert max(map(len, code_of(notebook))) <= 15, notebook
+    assert sum(len(code) for notebook in NOTEBOOKS for code in code_of(notebook)) <= 700
+
+
+def test_prose_cells_stand_behind_the_extension_and_hold_expressions():
+    for notebook in NOTEBOOKS:
+        cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+        magic = [cell.startswith("%%prose") for cell in cells]
+        assert not any(magic) or "%load_ext sqlib.report.cells" in cells[: magic.index(True)], notebook
+        for cell in (cell for cell, is_prose in zip(cells, magic) if is_prose):
+            line, text = cell.removeprefix("%%prose").split("\n", 1)
+            compile(f'rf"""{text}\n"""', line, "eval")  # every expression is one
+
+
 def interrupted_in(epoch, says, tmp_path):
     """2_train as executed when it is interrupted in this epoch: it ends in an error that `says` so, and saves nothing."""
     # The interruption itself, in the kernel: a cell put before the training has the epoch's first batch raise it.

@@ -57,13 +57,17 @@ class Networks:
         return torch.stack(every, dim=1)
 
 
+def first_of_each_class(right: Tensor, labels: Tensor, classes: int) -> list[int]:
+    """Of each class the first image that is right, where there is one. right: (images,) truth values."""
+    return torch.cat([(right & (labels == c)).nonzero().flatten()[:1] for c in range(classes)]).tolist()
+
+
 def right_under_all(nets: Networks, classes: int) -> list[int]:
     """Of each class the first test image that all networks of the first seed get right, where there is one."""
     if not nets.first_seed:
         return []
     right = torch.stack([nets.answers[key] == nets.labels for key in nets.first_seed]).all(dim=0)
-    found = [(right & (nets.labels == c)).nonzero().flatten()[:1] for c in range(classes)]
-    return torch.cat(found).tolist()
+    return first_of_each_class(right, nets.labels, classes)
 
 
 def alive(maps: Tensor) -> str:
