@@ -14,7 +14,8 @@ from sqlib.workflow.pages import folder_of, jobs_of, rules_of
 STUDY = load_study(config.get("study", "paper"))
 # The sweeps that chose the study's parameters are wanted only where they are asked for: `make sweeps`.
 UNWANTED = () if config.get("sweeps") else ("trial", "sweep")
-WANTED = [path for job in jobs_of(STUDY) if job.kind.name not in UNWANTED for path in job.outputs]
+JOBS = jobs_of(STUDY)
+WANTED = [path for job in JOBS if job.kind.name not in UNWANTED for path in job.outputs]
 # exec: a stopped Snakemake takes its jobs with it, without a shell in between. What a job prints goes to its log.
 # Braces are doubled for Snakemake, which puts wildcards in their place; all else that a path may hold is quoted for the shell.
 JOB = f"SQLIB_JOB=1 exec {shlex.quote(sys.executable).replace('{', '{{').replace('}', '}}')} -m sqlib"
@@ -42,7 +43,7 @@ rule all:
         WANTED,
 
 
-for each in rules_of(STUDY):
+for each in rules_of(JOBS):
 
     rule:
         name:

@@ -30,15 +30,14 @@ SEEDS_A_JOB = 8
 """Runs of a kind whose maps one job measures: to start a job takes as long as a third of a run."""
 
 
-# ---- what a job is about ---------------------------------------------------------------------------------------------
+# ---- what a job is about, of a study and every run of it ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Subject:
     """What one job is about. target: its name in files; words: in titles; runs: those of the study that it is about.
 
-    arguments: behind the study on the command line, where they are not the target. told: what its notebook may ask for, beside
-    `study` and `reports`.
+    arguments: behind the study on the command line, where they are not the target. told: what its notebook may ask for.
     """
 
     target: str
@@ -49,24 +48,23 @@ class Subject:
     trial: Trial | None = None
 
 
-def whole(study: Study) -> list[Subject]:
+def whole(study: Study, every: Sequence[Run]) -> list[Subject]:
     """The study as a whole."""
-    return [Subject("", runs=study.runs())]
+    return [Subject("", runs=every)]
 
 
-def datasets(study: Study) -> list[Subject]:
+def datasets(study: Study, every: Sequence[Run]) -> list[Subject]:
     """Each data set."""
-    every = study.runs()
     return [
         Subject(name, dataset_title(name), [run for run in every if run.dataset == name], told={"dataset": name})
         for name in study.datasets
     ]
 
 
-def networks(study: Study) -> list[Subject]:
+def networks(study: Study, every: Sequence[Run]) -> list[Subject]:
     """Each network on each data set."""
     found, several = [], len(study.networks) > 1
-    for about, network in itertools.product(datasets(study), study.networks):
+    for about, network in itertools.product(datasets(study, every), study.networks):
         own = [run for run in about.runs if run.network == network]
         target = compare_page(study, about.target, network).removeprefix("compare_")
         words, told = f"{about.words}{f', {network}' * several}", {**about.told, "network": network}
@@ -74,9 +72,9 @@ def networks(study: Study) -> list[Subject]:
     return found
 
 
-def runs(study: Study) -> list[Subject]:
+def runs(study: Study, every: Sequence[Run]) -> list[Subject]:
     """Each run."""
-    return [of_run(study, run) for run in study.runs()]
+    return [of_run(study, run) for run in every]
 
 
 def of_run(study: Study, run: Run) -> Subject:
@@ -84,11 +82,10 @@ def of_run(study: Study, run: Run) -> Subject:
     network = f", {run.network}" if len(study.networks) > 1 else ""
     training = run.training.replace("_", "-")
     words = f"{dataset_title(run.dataset)}{network}, {run.setup.name}, {training}, seed {run.seed}"
-    folder = str(run.folder(places.reports_root() / study.name))
-    return Subject(run.id, words, [run], told={"run_id": run.id, "folder": folder, "run_folder": folder})
+    return Subject(run.id, words, [run], told={"run_id": run.id})
 
 
-def parts(study: Study) -> list[Subject]:
+def parts(study: Study, every: Sequence[Run]) -> list[Subject]:
     """The runs whose maps are measured, up to `SEEDS_A_JOB` seeds of a kind together."""
     kinds = [list(own) for _, own in itertools.groupby(study.quality_runs(), key=lambda run: run.id.rsplit("/", 1)[0])]
     chosen = [kind[start : start + SEEDS_A_JOB] for kind in kinds for start in range(0, len(kind), SEEDS_A_JOB)]
@@ -98,13 +95,12 @@ def parts(study: Study) -> list[Subject]:
     ]
 
 
-def sweeps(study: Study) -> list[Subject]:
+def sweeps(study: Study, every: Sequence[Run]) -> list[Subject]:
     """Each sweep that chose the study's parameters."""
-    every = study.runs()
     return [Subject(name, load_sweep(name).title, every, told={"sweep": name}) for name in study.sweeps]
 
 
-def trials(study: Study) -> list[Subject]:
+def trials(study: Study, every: Sequence[Run]) -> list[Subject]:
     """Each trial of the sweeps."""
     return [Subject(trial.id, runs=trial.runs, trial=trial) for trial in trials_of(study)]
 
@@ -203,7 +199,7 @@ class Kind:
     """
 
     name: str
-    each: Callable[[Study], list[Subject]]
+    each: Callable[[Study, Sequence[Run]], list[Subject]]
     notebook: str = ""
     help: str = ""
     title: str = ""
@@ -443,7 +439,8 @@ def folder_of(study: Study) -> Path:
 
 def jobs_of(study: Study, kinds: Iterable[Kind] = KINDS) -> list[Job]:
     """Every job of a study, or every one of some kinds, in the order of the list."""
-    return [Job(kind, study, about) for kind in kinds for about in kind.each(study) if kind.only(study, about)]
+    every = study.runs()
+    return [Job(kind, study, about) for kind in kinds for about in kind.each(study, every) if kind.only(study, about)]
 
 
 def pages_of(study: Study) -> list[Job]:
@@ -455,7 +452,7 @@ def job_of(study: Study, kind: str, **told: str) -> Job:
     """The job of a kind about what is told (`dataset`, `network`, `run_id`, `sweep`); SqlibError if the study lacks it."""
     if "run_id" in told:
         return Job(KIND[kind], study, of_run(study, study.run(told["run_id"])))
-    subjects = KIND[kind].each(study)
+    subjects = KIND[kind].each(study, study.runs())
     for key, value in told.items():
         known = list(dict.fromkeys(about.told[key] for about in subjects))
         if value not in known:
@@ -526,10 +523,10 @@ class Rule:
         return self.jobs[wildcards.target] if len(self.jobs) > 1 else self.pattern
 
 
-def rules_of(study: Study) -> list[Rule]:
-    """The rules of the Snakefile but `all`: one for each kind of job, or (`Kind.rules`) several."""
+def rules_of(jobs: Iterable[Job]) -> list[Rule]:
+    """The rules of the Snakefile for these jobs: one for each kind, or (`Kind.rules`) several."""
     rules: dict[str, Rule] = {}
-    for job in jobs_of(study):
+    for job in jobs:
         name = job.kind.name + job.kind.rules(job.about)
         rules.setdefault(name, Rule(name, {})).jobs[job.about.target] = job
     return list(rules.values())

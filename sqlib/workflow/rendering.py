@@ -47,7 +47,9 @@ def make(page: Job, required: Sequence[Path] = ()) -> None:
 
     source, started = REPOSITORY / "notebooks" / page.kind.notebook, time.time()
     required = [*required, *(page.reports / name for name in page.kind.also)]
-    told = {"study": page.study.name, "reports": str(page.reports), **page.about.told}
+    folder = str(page.html.parent)  # that of a run, where it is about one
+    told = {"study": page.study.name, "reports": str(page.reports), "folder": folder, "run_folder": folder}
+    told |= page.about.told
     if page.result is not None:
         told["result_file"] = str(page.result)
         required.append(page.result)
