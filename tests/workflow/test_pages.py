@@ -106,7 +106,7 @@ EXPLAINED = {"explanations_mnist", "explanations_fashion_mnist"}
             "sqlib/report/figures/style.py",
             "WIDTH = 8.0",
             "WIDTH = 9.0",
-            {*PAGES, *EXPLAINED, "saliency", "tables", "sweep_quick"},
+            {*PAGES, *EXPLAINED, "saliency", "tables", "claims", "sweep_quick"},
         ),
         ("sqlib/training/loop.py", "import ", "ANOTHER = 1\nimport ", set()),
     ],
