@@ -144,9 +144,8 @@ def test_methods_are_tabled_where_more_than_gradients_are_measured(maps):
         and frame["Gini index ↑"].tolist() == ["0.60", "0.80", "1.00"]
         and frame["n"][0] == "1 × 3"
     )
-    (best,) = explanations.best_methods(maps, long).itertuples()
-    assert (best.setup, best.deletion, best.calmest) == ("w2a2", "occlusion", "gradient")
-    assert len(explanations.best_methods(maps, pd.DataFrame())) == 0
+    assert explanations.best_methods(maps, long) == [("w2a2", "occlusion", "occlusion", "gradient")]
+    assert explanations.best_methods(maps, long[:0]) == [] and explanations.what_the_clip_hides(maps, long[:0]) == ""
     assert explanations.what_the_clip_hides(maps, long) == ""  # of the reference only gradients are measured
     more = long[(long["kind"] == "gradient/straight_through") & long["measure"].isin(["gini", "deletion_corner_gap"])]
     hidden = explanations.what_the_clip_hides(maps, pd.concat([long, more.assign(setup="fp32", mean=0.5)]))

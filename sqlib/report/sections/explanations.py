@@ -200,19 +200,14 @@ def methods(maps: Maps, flags: pd.DataFrame) -> tuple[dict[tuple[str, str], pd.D
             for name, heading in headings.items():
                 interval = maps.values.interval(found, f"{kind}/{name}")
                 cells[heading] = quality_table.cell(interval, 2)
-                long.append(
-                    {
-                        "setup": setup, "training": training, "kind": kind, "measure": name, "mean": interval.effect,
-                        "low": interval.low, "high": interval.high, "n_seeds": interval.n_seeds,
-                        "n_images": interval.n_images,
-                    }
-                )  # fmt: skip
+                ends = interval.effect, interval.low, interval.high
+                long.append((setup, training, kind, name, *ends, interval.n_seeds, interval.n_images))
             same = flags[["setup", "training", "method", "surrogate"]] == [setup, training, method, surrogate]
             here, dead = flags[same.all(axis=1)], maps.values.interval(found, f"{kind}/dead").effect
             rows.append(
                 {
                     "method": METHODS[method].title,
-                    "surrogate": surrogate.replace("_", "-") if len(kinds) > 6 else "–",
+                    "surrogate": surrogate.replace("_", "-"),
                     "flagged": f"{here['flagged'].sum():.0f} / {here['flagged_foreground'].sum():.0f} of {len(here)}",
                     "dead, %": "–" if pd.isna(dead) else f"{100 * dead:.1f}",
                     **cells,
@@ -221,8 +216,9 @@ def methods(maps: Maps, flags: pd.DataFrame) -> tuple[dict[tuple[str, str], pd.D
                 }
             )
         frame = pd.DataFrame(rows)
-        shown[setup, training] = frame.drop(columns="surrogate") if (frame["surrogate"] == "–").all() else frame
-    return shown, pd.DataFrame(long)
+        shown[setup, training] = frame if len(kinds) > len(METHODS) else frame.drop(columns="surrogate")
+    columns = ["setup", "training", "kind", "measure", "mean", "low", "high", "n_seeds", "n_images"]
+    return shown, pd.DataFrame(long, columns=columns)
 
 
 def best_method(methods: pd.DataFrame, measure: str, lower: bool = False) -> str:
@@ -240,24 +236,20 @@ def best_method(methods: pd.DataFrame, measure: str, lower: bool = False) -> str
     return name + (f" (not told apart from {', '.join(names)})" if names else "")
 
 
-def best_methods(maps: Maps, methods: pd.DataFrame) -> pd.DataFrame:
-    """For each setup, under the first training, what is most faithful by deletion and by insertion, and the calmest."""
-    here = methods[methods["training"] == maps.training] if len(methods) else methods
-    return pd.DataFrame(
-        {
-            "setup": setup,
-            "deletion": best_method(part, "deletion_corner_gap"),
-            "insertion": best_method(part, "insertion_corner_gap"),
-            "calmest": best_method(part, "sensitivity", lower=True),
-        }
-        for setup, part in (here.groupby("setup", sort=False) if len(here) else ())
-    )
+def best_methods(maps: Maps, methods: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """(setup, most faithful by deletion, by insertion, the calmest) of each setup, under the first training."""
+    here = methods[methods["training"] == maps.training].groupby("setup", sort=False)
+    faithful = ("deletion_corner_gap", "insertion_corner_gap")
+    return [
+        (setup, *(best_method(part, measure) for measure in faithful), best_method(part, "sensitivity", lower=True))
+        for setup, part in here
+    ]
 
 
 def what_the_clip_hides(maps: Maps, methods: pd.DataFrame) -> str:
     """What the reference and the fewest bits have of two measures under both surrogates, in words; "" where one is missing."""
     found = []
-    for name, title in (("gini", "Gini"), ("deletion_corner_gap", "deletion gap")) if len(methods) else ():
+    for name, title in (("gini", "Gini"), ("deletion_corner_gap", "deletion gap")):
         at = methods[(methods["training"] == maps.training) & (methods["measure"] == name)]
         at = at.set_index(["setup", "kind"])["mean"]
         keys = [(maps.reference, GRADIENT), *((maps.fewest, f"gradient/{surrogate}") for surrogate in SURROGATES)]
@@ -298,11 +290,6 @@ def fully_random(depths: dict[str, dict[str, np.ndarray]]) -> list[tuple[str, st
 
 
 # ---- class by class, image by image --------------------------------------------------------------------------------
-
-
-def likeness_to_reference(maps: Maps) -> pd.DataFrame:
-    """(pairs, images) agreement of the fewest bits with the float network of the same seed."""
-    return pd.DataFrame(maps.values.agreements(maps.of(maps.fewest), "spearman"), columns=range(maps.images))
 
 
 def classes(maps: Maps, likeness: pd.DataFrame, names: tuple[str, ...], labels: np.ndarray) -> pd.DataFrame:
