@@ -57,8 +57,9 @@ class Server:
     """A fork server over a copy of the package whose only command is the jobs above."""
 
     def __init__(self, folder: Path, jobs: str = JOBS, more: str = ""):
-        (folder / "sqlib").mkdir(parents=True)
-        for name in ("__init__.py", "__main__.py", "forkserver.py"):
+        (folder / "sqlib/workflow").mkdir(parents=True)
+        (folder / "sqlib/__init__.py").touch()
+        for name in ("__main__.py", "workflow/__init__.py", "workflow/forkserver.py", "workflow/surroundings.py"):
             (folder / "sqlib" / name).write_text((REPOSITORY / "sqlib" / name).read_text())
         with open(folder / "sqlib/workflow/forkserver.py", "a") as file:
             file.write(f'MODULES = ("sqlib.workflow.commands",)\nPATIENCE = 1.0\n{more}')
