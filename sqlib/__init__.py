@@ -13,7 +13,7 @@
     maps = sqlib.saliency_map(model, images, labels, "integrated_gradients")  # one of sqlib.METHODS
     sqlib.MEASURES["gini"].of(maps)                           # clarity: (16,), one number an image
 
-What stands here imports nothing of a study: no folder, no file of parameters. The study is in `sqlib.study` and above.
+What stands here needs no study, neither its folders nor its files of parameters: that is `sqlib.study` and above.
 """
 
 import importlib

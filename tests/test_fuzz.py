@@ -360,7 +360,7 @@ def test_yaml_of_terabytes_is_refused(whole):
 
 
 @pytest.mark.parametrize(
-    "value", ['!!int ""', "!!float x", "!!bool x", "!!timestamp x", "2026-99-99", "9" * 5000, "0x_"]
+    "value", ['!!int ""', "!!float x", "!!bool x", "!!timestamp x", "2026-99-99", "9" * 5000, "0x_", r'"\UFFFFFFFF"']
 )
 def test_yaml_that_is_not_what_it_looks_like(whole, value):
     for name in YAML:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sqlib.checked import SqlibError, nearest
 from sqlib.maps.surrogates import explanation_gradient, frozen
+from sqlib.networks.network import Network
 from sqlib.networks.passes import BATCH
-from sqlib.quant.activations import PACT
 from sqlib.quant.layers import holding_weights
 
 SMOOTHGRAD_NOISE = 0.15
@@ -113,7 +113,7 @@ def smoothgrad(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
 
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """On the last convolution's activation, enlarged bilinearly, not negative."""
+    """On `last_convolution`, enlarged bilinearly, not negative."""
     explainer = LayerGradCam(model, last_convolution(model))
     cam = explainer.attribute(images, target=targets, relu_attributions=True)
     return F.interpolate(cam, size=images.shape[2:], mode="bilinear", align_corners=False)
@@ -143,16 +143,19 @@ def _in_batches_of_one_size(model: nn.Module):
 
 
 def last_convolution(model: nn.Module) -> nn.Module:
-    """What Grad-CAM looks at: the activation registered right behind the model's last `nn.Conv2d`, else that itself.
+    """What Grad-CAM looks at: the activation behind the last convolution of a `Network`; of other models the last `nn.Conv2d`
+    registered, whose own output it is, since the activation behind it may serve other layers, too.
 
     Raises SqlibError for a model without convolutions.
     """
-    modules = list(model.modules())
-    places = [place for place, module in enumerate(modules) if isinstance(module, nn.Conv2d)]
-    if not places:
+    if isinstance(model, Network):
+        return model.get_submodule(f"{model.convs[-1]}_act")
+    convolutions = [
+        module for _, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Conv2d)
+    ]
+    if not convolutions:
         raise SqlibError("grad_cam looks at the last nn.Conv2d, and the model has none: take another method")
-    behind = modules[places[-1] + 1 : places[-1] + 2]
-    return behind[0] if behind and isinstance(behind[0], PACT | nn.ReLU) else modules[places[-1]]
+    return convolutions[-1]
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,9 @@ class Carried(NamedTuple):
 def carried(y: Tensor) -> Carried | None:
     """The codes of y and their scale if it is what `pact` returned; None if not, or if it was changed in place since.
 
-    So a hook that edits an activation is obeyed: the layer behind it works out the codes of what it is given. What is made
-    of y (pooled, reshaped, dropped) is another tensor and carries nothing.
+    So a hook that edits an activation is obeyed (but not through `.data`, where torch does not count): the layer behind it
+    works out the codes of what it is given. What is made of y (pooled, reshaped, dropped) is another tensor and carries
+    nothing.
     """
     found = getattr(y, "carried", None)
     return found if found is not None and y._version == found.version else None

@@ -84,6 +84,19 @@ def gates_by_value(
 
 
 # --------------------------------------------------------------------------------------------------------- layers
+def _without_autocast(method):
+    """The `forward` or `backward`, for which `torch.autocast` is off: it would round sums of codes to 16 bits."""
+
+    @functools.wraps(method)
+    def computed(ctx, tensor: Tensor, *more):
+        device = tensor.device.type
+        on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if on else contextlib.nullcontext():
+            return method(ctx, tensor, *more)
+
+    return computed
+
+
 class Convolve(torch.autograd.Function):
     """conv2d of codes, with the gradients of conv2d of the real values that the codes stand for; computed in `dtype`.
 
@@ -93,6 +106,7 @@ class Convolve(torch.autograd.Function):
     """
 
     @staticmethod
+    @_without_autocast
     def forward(ctx, x, weight, x_codes, weight_codes, code_scale, padding, dtype, coded) -> Tensor:
         # In bfloat16 codes up to 256 are exact; what is rounded, to 8 bits, are sums and gradients.
         kept = _channels_last(x_codes.to(dtype))
@@ -103,6 +117,7 @@ class Convolve(torch.autograd.Function):
         return F.conv2d(kept, _channels_last(weight_codes.to(dtype)), padding=padding)
 
     @staticmethod
+    @_without_autocast
     def backward(ctx, grad: Tensor):
         x_codes, weight = ctx.saved_tensors
         grad = grad.to(x_codes.dtype)
@@ -205,20 +220,27 @@ def _one_channel_input_gradient(
 
 
 class Multiply(torch.autograd.Function):
-    """x (...,features) @ weight.T of codes, with the gradients of the real values that the codes stand for."""
+    """x (...,features) @ weight.T of codes, with the gradients of the real values that the codes stand for.
+
+    Computed in the weight's type, float32, also where x is bfloat16.
+    """
 
     @staticmethod
+    @_without_autocast
     def forward(ctx, x: Tensor, weight: Tensor, x_codes: Tensor, weight_codes: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.linear(x_codes, weight_codes)
+        return F.linear(x_codes.to(weight_codes.dtype), weight_codes)
 
     @staticmethod
+    @_without_autocast
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
+        grad = grad.to(weight.dtype)
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
-        grad_weight = (
-            grad.flatten(0, -2).t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] and wanted.parameters else None
-        )
+        grad_weight = None
+        if ctx.needs_input_grad[1] and wanted.parameters:
+            outputs, inputs = weight.shape
+            grad_weight = grad.reshape(-1, outputs).t() @ x.to(weight.dtype).reshape(-1, inputs)
         return grad_x, grad_weight, None, None
 
 

@@ -52,8 +52,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SqlibError(f"{shown}: not valid YAML: {where}{short(problem)}") from None
     except YAMLError as error:
         raise SqlibError(f"{shown}: not valid YAML: {short(error)}") from None
-    # What it lets through: values that are not what their tag or look says (!!int "", 2026-99-99), deep nesting.
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+    # What it lets through: values that are not what their tag or look says (!!int "", 2026-99-99, "\UFFFFFFFF"), deep nesting.
+    except (ValueError, LookupError, OverflowError, AttributeError, TypeError, RecursionError) as error:
         raise SqlibError(f"{shown}: not valid YAML: {short(error)}") from None
     if content is None:
         raise SqlibError(f"{shown}: holds nothing: expected 'key: value' lines")

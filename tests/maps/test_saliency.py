@@ -130,6 +130,14 @@ def test_grad_cam_by_hand(quantised, images):
     torch.testing.assert_close(saliency_map(quantised, images, TARGETS, "grad_cam"), expected, rtol=1e-4, atol=1e-7)
 
 
+def test_grad_cam_of_a_model_with_one_relu_for_all_layers(images):
+    relu = nn.ReLU(inplace=True)
+    model = nn.Sequential(nn.Conv2d(1, 3, 5), relu, nn.Flatten(), nn.Linear(3 * 576, 8), relu, nn.Linear(8, 10))
+    assert attribution.last_convolution(model) is model[0]
+    maps = saliency_map(model, images, TARGETS, "grad_cam")
+    assert maps.shape == (5, 28, 28) and maps.any()
+
+
 def test_smoothgrad_is_the_gradient_when_its_noise_goes_to_zero(make_setup, images, monkeypatch):
     model = build_model("lenet5", make_setup(32, 32))
     plain = saliency_map(model, images, TARGETS)

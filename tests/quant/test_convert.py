@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import spectral_norm
+from torch.nn.utils.parametrizations import orthogonal
 
 from sqlib.checked import SqlibError
 from sqlib.deploy.packed import pack
@@ -200,6 +202,18 @@ class Subclass(nn.Linear):
     pass
 
 
+def hooked(module):
+    module.register_forward_hook(lambda module, entering, leaving: leaving * 2)
+    return module
+
+
+def without_parameter(module):
+    weight = module.weight.detach()
+    del module.weight
+    module.weight = weight
+    return module
+
+
 class Functional(nn.Module):
     def __init__(self):
         super().__init__()
@@ -215,7 +229,15 @@ class Functional(nn.Module):
         (conv(stride=2), r"'0' has stride = \(2, 2\): expected \(1, 1\).*`layers: \{0: \{weights: 32\}\}`"),
         (conv(dilation=2), r"'0' has dilation = \(2, 2\)"),
         (conv(groups=2), "'0' has groups = 2: expected 1"),
-        (conv(padding="same"), "'0' has padding = 'same': expected the same number"),
+        (nn.Sequential(nn.Conv2d(2, 4, 4, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1)), "'0' has padding = 'same': expected"),
+        (nn.Sequential(without_parameter(nn.Linear(3, 3)), nn.ReLU(), nn.Linear(3, 2)), "'0' has a weight that is no"),
+        (nn.Sequential(spectral_norm(nn.Linear(3, 3)), nn.ReLU(), nn.Linear(3, 2)), "'0' has hooks .*weights: 32"),
+        (nn.Sequential(orthogonal(nn.Linear(3, 3)), nn.ReLU(), nn.Linear(3, 2)), "'0' is a ParametrizedLinear: expected"),
+        (nn.Sequential(orthogonal(nn.Conv1d(3, 3, 1)), nn.ReLU(), nn.Linear(3, 2)), "'0' is a ParametrizedConv1d: expected"),
+        (nn.Sequential(nn.Linear(3, 3), hooked(nn.ReLU()), nn.Linear(3, 2)), "'1' has hooks .*`layers: {0: {activations: 32}}`"),
+        (nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.LazyLinear(2)), "'2' is a LazyLinear without weights yet"),
+        (nn.Sequential(nn.LazyBatchNorm1d(), nn.Linear(3, 2)), "'0' is a LazyBatchNorm1d without weights yet"),
+        (nn.TransformerEncoderLayer(4, 1, 4), "'self_attn.out_proj' stands in a MultiheadAttention, which"),
         (conv(padding=(1, 2)), r"'0' has padding = \(1, 2\)"),
         (conv(padding=1, padding_mode="reflect"), "'0' has padding_mode = 'reflect': expected 'zeros'"),
         (nn.Sequential(nn.Linear(3, 3).double(), nn.ReLU(), nn.Linear(3, 3)), "'0' has weights of type torch.float64"),
@@ -240,6 +262,76 @@ def test_what_cannot_be_quantised_may_be_left_as_it_is(make_setup):
     assert type(model[0]) is nn.Conv2d and isinstance(model[1], PACT)
     functional = quantise_(Functional(), make_setup(4, 4, layers={"first": LayerBits(activations=32)}))
     assert functional(torch.rand(2, 3)).shape == (2, 2)
+
+
+def test_a_transformers_linear_layers_are_read_past_them(make_setup):
+    layers = {"self_attn.out_proj": LayerBits(weights=32, activations=32)}
+    with pytest.raises(
+        SqlibError, match="'linear1' stands in a TransformerEncoderLayer.*`layers: {linear1: {weights: 32}}`"
+    ):
+        quantise_(nn.TransformerEncoderLayer(4, 1, 4), make_setup(4, 4, layers=layers))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 3))
+        self.body = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+
+    def forward(self, x):
+        return self.body(x + self.token)
+
+
+def test_what_holds_layers_is_none_though_it_owns_a_matrix(make_setup):
+    for model in (quantise_(Tokens(), make_setup(4, 4)), quantise_(nn.Sequential(Tokens()), make_setup(4, 4))[0]):
+        assert isinstance(model.body[0], QuantLinear) and isinstance(model.body[1], PACT)
+        assert type(model) is Tokens and model(torch.rand(5, 3)).shape == (5, 2)
+
+
+def test_the_last_layer_is_the_last_place_though_it_is_shared(make_setup):
+    tied = nn.Linear(3, 3)
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), tied, nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), tied, nn.ReLU())
+    quantise_(model, make_setup(4, 4, last=LayerBits(weights=8)))
+    assert [model[place].bits for place in (0, 2, 4)] == [4, 8, 4] and model[6] is model[2]
+    assert [type(model[place]) for place in (1, 3, 5, 7)] == [PACT, PACT, PACT, nn.ReLU]
+
+
+@pytest.mark.parametrize("padding, size, pixels", [("valid", 3, 0), ("same", 3, 1), ("same", 5, 2)])
+def test_padding_in_words(padding, size, pixels, make_setup, images):
+    model = nn.Sequential(nn.Conv2d(1, 2, size, padding=padding), nn.ReLU(), nn.Conv2d(2, 2, 1))
+    shape = model(images).shape
+    assert quantise_(model, make_setup(4, 4))(images).shape == shape and model[0].padding == (pixels, pixels)
+
+
+@pytest.mark.parametrize("setup", [(4, 4), (4, 32), (32, 4)])
+def test_sums_are_those_outside_autocast_and_so_are_gradients(setup, make_setup, images):
+    bits = {"last": LayerBits(weights=4), "first": LayerBits(weights=4)}
+    model = quantise_(sequential().eval(), make_setup(*setup, **bits))
+    results = []
+    for on in (False, True):
+        entering = images.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=on):
+            first, last = model[0](entering), model[9](model[8](entering.flatten(1)[:, :20]))
+            (first.sum() + last.sum()).backward()
+            model(images).sum().backward()  # layers that are not quantised are in bfloat16, and must fit between
+        results.append((first, last, entering.grad))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_vectors_and_activations_of_16_bits(make_setup):
+    model = quantise_(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), make_setup(4, 4))
+    x = torch.rand(6).bfloat16()
+    gradients = []
+    for entering in (x.float(), x.float()[None], x):
+        model.zero_grad()
+        entering = entering.requires_grad_()
+        model(entering).sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+        assert entering.grad.shape == entering.shape and entering.grad.dtype == entering.dtype
+    for each in zip(*gradients, strict=True):
+        torch.testing.assert_close(each[0], each[1])
+        torch.testing.assert_close(each[0], each[2])
 
 
 def test_a_model_is_quantised_once_and_its_setup_names_layers_that_it_has(make_setup, tmp_path):
