@@ -112,6 +112,6 @@ def test_on_colab_it_clones_and_installs_what_is_missing_as_locked(colab):
     (clone, install), switched = colab("/somewhere/study.git")
     assert clone[:2] == ["git", "clone"] and "/somewhere/study.git" in clone
     packages = dict(word.split("==") for word in install if "==" in word)
-    assert {"captum", "anywidget", "psygnal"} == packages.keys()
+    assert {"captum", "anywidget", "psygnal", "ruamel-yaml"} == packages.keys()
     assert packages.items() <= LOCKED.items() and "--no-deps" in install
     assert switched and sys.path[0] == "/content/study"

@@ -74,10 +74,10 @@ def _parts_of(roots: tuple[str, ...]) -> list[Any]:
         elif "/" in name:
             files = sorted(path for path in (REPOSITORY / "sqlib" / name).rglob("*") if path.is_file())
             parts += [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    rows = [row for root in roots if ":" in root for row in family(root.split(":")[1])]
+    functions += [f"measures.{row.function}" for row in rows]
     if functions:
-        rows = [row for root in roots if ":" in root for row in family(root.split(":")[1])]
         parts += [[row.name, row.per_image, row.needs] for row in rows]
-        functions += [f"measures.{row.function}" for row in rows]
         parts.append(closure((tuple(root.rsplit(".", 1)) for root in functions), TABLE if rows else set()))
     return parts
 
@@ -228,6 +228,9 @@ def _notebook(path: Path) -> list[_Part]:
 
 def _words_of(source: str, imported: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
     """What a cell that is no Python may use: the imported names among its words, and what writes a `%%prose` cell."""
-    words = re.findall(r"\w+", source)
-    writes = [("report.cells", "load_ipython_extension")] if source.startswith("%%prose") else []
-    return writes + [imported[word] for word in dict.fromkeys(words) if imported.get(word, ("", ""))[1]]
+    found = [("report.cells", "load_ipython_extension")] if source.startswith("%%prose") else []
+    for word, attribute in dict.fromkeys(re.findall(r"(\w+)(?:\.(\w+))?", source)):
+        module, name = imported.get(word, ("", ""))
+        if module and (name or attribute):
+            found.append((module, name or attribute))
+    return found

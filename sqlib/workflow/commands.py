@@ -296,7 +296,7 @@ def render_reports(name: StudyName) -> None:
                     make(page)
                 else:
                     print(f"sweep {page.target}: not all of its trials are there, so its page is not made")
-            elif any((reports / need).exists() for need in page.needs):
+            elif any((reports / need).exists() for need in page.needs if not need.startswith("results/roar_")):
                 make(page)
         write_index(study)
     missing = len(study.runs()) - len(finished)

@@ -253,6 +253,7 @@ KINDS = (
         "compare", networks, "4_compare.ipynb", title="Comparison: {}", seconds=15, said="compared: {}",
         help="Make the page that compares all setups on one data set.", needs=run_results,
         answers="the same images under every setup", priority=after_pages_of_runs,
+        roots=("4_compare.ipynb", "measures:agreement"),
     ),
     Kind(
         "explanations", datasets, "8_explanations.ipynb", title="The explanations: {}", seconds=11,
@@ -309,7 +310,7 @@ KINDS = (
     Kind("trial", trials, place="sweeps/{}", said="tried {}", roots=TRIAL, priority=after_pages_of_runs),
     Kind(
         "index", whole, seconds=2, said="wrote the index", needs=linked, parallel=False, local=True,
-        roots=("report.front_page.write_index", "report/templates"),
+        roots=("report.front_page.write_index", "report.html.render", "report/templates"),
         states=lambda study, about: {"study": study.model_dump(mode="json"), "pages": listed(study)},
     ),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from sqlib.data.datasets import dataset_title
 from sqlib.places import REPOSITORY
 from sqlib.study.origin import provenance
 from sqlib.study.results import origin_path, read_origin, read_result, write_origin
-from sqlib.workflow.pages import Job, job_of, pages_of
+from sqlib.workflow.pages import KIND, Job, job_of, of_run, pages_of
 
 TIME_LIMITS = {"train": 24 * 3600, "page": 3600}  # seconds for a notebook: far more than it needs, but an end
 Link = tuple[str, str | None]
@@ -122,7 +122,7 @@ def _related(page: Job) -> tuple[str, list[tuple[str, list[Link]]]] | None:
         return None
     found: dict[str, list[Link]] = {}
     for run in page.about.runs:
-        own = job_of(page.study, "train", run_id=run.id)
+        own = Job(KIND["train"], page.study, of_run(page.study, run))
         if own.html.exists():
             what = f"{run.setup.name}, {run.training.replace('_', '-')}"
             found.setdefault(what, []).append((f"seed {run.seed}", _link(page, own)[1]))

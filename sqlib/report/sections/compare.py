@@ -112,7 +112,8 @@ def steps(report: Report, *quantities: str) -> list[tuple[str, ...]]:
         return name, *found
 
     here, there = report.reference, report.fewest
-    found = [changes(f"from {here} to {there}, {training_title(t)} training", there, t, here) for t in report.trainings]
+    trainings = report.trainings if here != there else []
+    found = [changes(f"from {here} to {there}, {training_title(t)} training", there, t, here) for t in trainings]
     if {"standard", "saliency_guided"} <= set(report.trainings):
         title = "from standard to saliency-guided training at"
         found += [changes(f"{title} {s}", s, "saliency_guided", s, "standard") for s in dict.fromkeys([here, there])]

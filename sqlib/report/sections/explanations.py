@@ -42,7 +42,9 @@ class Maps:
     def __init__(self, report: Report):
         study, planned = report.study, report.planned
         self.report = report
-        self.values = QualityValues(study.model_copy(update={"datasets": [report.dataset]}), report.folder)
+        self.values = QualityValues(
+            study.model_copy(update={"datasets": [report.dataset], "networks": [report.network]}), report.folder
+        )
         self.looked = not report.kept and not any(self.values.tensors(run) for run in planned)
         if self.looked:
             for run in planned:
@@ -58,7 +60,8 @@ class Maps:
         self.images = self.values.summary(self.runs[0])["parameters"]["images"]
         self.fractions = self.values.summary(self.runs[0])["fractions"]
         self.reference, self.training = report.reference, self.trainings[0]
-        self.fewest = min(self.setups, key=lambda s: self.metric(self.groups[s, self.training][0], "weight_bytes"))
+        first = {run.setup.name: run for run in reversed(self.runs)}
+        self.fewest = min(self.setups, key=lambda setup: self.metric(first[setup], "weight_bytes"))
         self.ends = list(dict.fromkeys([self.reference, self.fewest]))
 
     def metric(self, run, name: str) -> float:
