@@ -136,7 +136,7 @@ def test_a_slider_and_every_menu_change_the_picture(lab):
     assert tab.get_by_text("Jupyter news").count() == 0  # nothing asks to reach out
     slide(tab, "image", 0.6)
     seen = changed(tab, first)
-    for what, value in (("method", "input x gradient"), ("gradient", "unclipped"), ("training", "saliency-guided")):
+    for what, value in (("method", "input × gradient"), ("gradient", "unclipped"), ("training", "saliency-guided")):
         choose(tab, what, value)
         seen = changed(tab, seen)
     choose(tab, "class", "3")

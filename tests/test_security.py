@@ -31,6 +31,7 @@ CALLS = {
 ALLOWED = {
     *(("fetch.py", "import pickle"), ("fetch.py", "pickle.loads")),
     *(("cells.py", "import pickle"), ("cells.py", "pickle.dumps"), ("cells.py", "pickle.loads")),
+    ("cells.py", "eval"),  # of the expressions that stand in a notebook's own %%prose cells
 }
 
 
@@ -38,7 +39,16 @@ def code_of(path: Path) -> str:
     if path.suffix != ".ipynb":
         return path.read_text(encoding="utf-8")
     cells = nbformat.read(path, as_version=4).cells
-    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    return "\n".join(as_python(cell.source) for cell in cells if cell.cell_type == "code")
+
+
+def as_python(cell: str) -> str:
+    """A notebook's cell without magics; of a `%%prose` cell the expressions that are evaluated."""
+    if not cell.startswith("%%prose"):
+        return "\n".join(line for line in cell.split("\n") if not line.startswith("%"))
+    line, _, text = cell.partition("\n")
+    asked = re.search(r"\b(if|for) .*", line)
+    return f'[rf"""{text}""" for _ in [0] {asked[0] if asked else ""}]'
 
 
 def suspects(code: str) -> set[str]:

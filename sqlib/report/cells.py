@@ -49,7 +49,9 @@ def figure(fig, name: str, caption: str, alt: str, folder: str | Path | None = N
     _check_name(name)
     if not alt.strip() or not caption.strip():
         raise SqlibError(f"figure '{name}': caption and alt text are both needed")
-    caption, alt = (" ".join(words.split()) for words in (caption, alt))  # a kept text may go over several lines
+    caption, alt = (
+        re.sub(r"\s*\n\s*", " ", words).strip() for words in (caption, alt)
+    )  # a kept text may go over several lines
     shown = _laid_out(fig)
     image = png(fig, caption, alt, shown)
     folder = _folders["figures"] if folder is None else Path(folder)

@@ -108,7 +108,7 @@ def save_run(
 
 class _Git(Recorded):
     revision: str
-    dirty: bool
+    dirty: bool | None = None
 
 
 class _Origin(Recorded):

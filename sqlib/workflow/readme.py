@@ -53,7 +53,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
 
 def revision(git: dict | None) -> str:
     """Of the code that made something (`runs.provenance`'s `git`): 12 digits, and whether there were changes beside it."""
-    return f"code {git['revision'][:12]}{' with changes' if git['dirty'] else ''}" if git else "no git"
+    return f"code {git['revision'][:12]}{' with changes' if git.get('dirty') else ''}" if git else "no git"
 
 
 def expected_block(study: Study, reports: Path) -> str:

@@ -168,7 +168,7 @@ def facts(page: Job) -> dict[str, str]:
             stated = ", ".join(f"{name} {digits[:12]}" for name, digits in sums.items())
             found[f"{dataset_title(dataset)}, SHA-256"] = stated
     git, packages, threads = origin["git"], origin["packages"], page.study.threads
-    found["Code"] = f"{git['revision'][:12]}{' with changes' if git['dirty'] else ''}" if git else "not in git"
+    found["Code"] = f"{git['revision'][:12]}{' with changes' if git.get('dirty') else ''}" if git else "not in git"
     times = [str(t)[:16].replace("T", " ") for t in (origin["started"], origin["ended"]) if t]
     found["Made (UTC)"] = " to ".join(times)
     found["Machine"] = f"{origin['cpu']}, {origin['cores']} cores, {threads} thread{'s' * (threads > 1)} a run"

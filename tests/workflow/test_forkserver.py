@@ -161,7 +161,7 @@ def test_a_job_ends_as_a_process_of_its_own_ends(server, arguments, code, words)
 def test_a_signal_to_the_go_between_reaches_the_job(server, number, code):
     process, job = server.stay()
     process.send_signal(number)
-    assert process.communicate(timeout=10) == ("", "") and process.returncode == code
+    assert process.communicate(timeout=60) == ("", "") and process.returncode == code
     assert gone(job, 1)
 
 
@@ -173,7 +173,7 @@ def test_a_job_ends_when_its_go_between_is_killed(server):
     assert gone(job)
     assert not gone(beside, 0.2)  # and no other does
     other.terminate()
-    other.communicate(timeout=10)
+    other.communicate(timeout=60)
     assert gone(beside)
 
 
@@ -185,7 +185,7 @@ def test_a_killed_server_takes_no_job_with_it_and_the_next_ones_run_by_themselve
     assert code == 0 and "not forked, in a process of its own: it does not answer" in err
     assert "numpy" not in json.loads(out)["modules"]
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 130
 
 
@@ -255,7 +255,7 @@ def test_a_server_ends_with_what_started_it(tmp_path):
     server = Server(tmp_path / "package")
     pid = server.pid
     server.holder.kill()
-    server.holder.communicate(timeout=10)
+    server.holder.communicate(timeout=60)
     assert gone(pid)
 
 

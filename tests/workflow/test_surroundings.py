@@ -202,11 +202,11 @@ def test_figures_do_not_depend_on_a_users_matplotlibrc(tmp_path):
 import sys, hashlib, torch
 from pathlib import Path
 from sqlib.networks.network import build_model
-from sqlib.report import cells, inside, plots
+from sqlib.report import cells, figures
 from sqlib.study.parameters import load_setup
 torch.manual_seed(0)
 history = [{"epoch": k, "train_loss": 1 / k, "val_loss": 1 / k, "train_accuracy": .5, "val_accuracy": .5} for k in (1, 2)]
-for fig in (plots.training_curves(history), inside.weight_levels(build_model("lenet5", load_setup("w2a2")))):
+for fig in (figures.training_curves(history), figures.weight_levels(build_model("lenet5", load_setup("w2a2")))):
     print(hashlib.sha256(cells.png(fig, "a", "b")).hexdigest())
 """
     place = tmp_path / "config/matplotlib/matplotlibrc"
