@@ -80,7 +80,10 @@ class Server:
     def start(self, *arguments: str, out=subprocess.PIPE, err=subprocess.PIPE, **more) -> subprocess.Popen:
         environment = {**self.environment, "SQLIB_JOB": "1", forkserver.ADDRESS: self.address, **more}
         command = [sys.executable, "-m", "sqlib", *arguments]
-        return subprocess.Popen(command, env=environment, cwd=self.folder, text=True, stdout=out, stderr=err)
+        return subprocess.Popen(
+            command, env=environment, cwd=self.folder, text=True, stdout=out, stderr=err,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run behind &
+        )  # fmt: skip
 
     def run(self, *arguments: str, **more) -> tuple[int, str, str]:
         """(exit code, output, errors); into files, as jobs write: a server that stands still holds on to what it was given."""
